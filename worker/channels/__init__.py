@@ -1,0 +1,75 @@
+"""Channels carry a rendered notification out of the house; the in-app inbox needs none, its row is the delivery.
+
+A channel is any object with the shape of `Channel`. To add one, write `worker/channels/<name>.py` and name its
+factory in `CHANNELS`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+
+class Verdict(StrEnum):
+    """What became of one delivery attempt. Only the first three leave the delivery open."""
+
+    TRANSIENT = "transient"
+    """Try again later: nothing was accepted (SMTP 4yz, connection refused, time-out before the end of DATA)."""
+    THROTTLED = "throttled"
+    """Try again later, the server asks for less (SMTP 421, 450 4.7.x, 451 4.7.x, 452)."""
+    MISCONFIGURED = "misconfigured"
+    """Our side must change first (bad login, TLS refused, sender refused): waits, at the longest delay."""
+    SENT = "sent"
+    """The other side has taken responsibility (SMTP 250 to the end of DATA)."""
+    PERMANENT = "permanent"
+    """It will never work for this address or content (SMTP 5yz to RCPT or DATA)."""
+    UNKNOWN = "unknown"
+    """The connection broke after the content was sent and before the answer: it may have been taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One delivery, rendered and ready to be carried."""
+
+    delivery_id: UUID
+    address: str
+    lang: str
+    parts: Mapping[str, str]
+    """Rendered parts by name; email uses `subject`, `text` and `html`."""
+    created_at: datetime
+    """When the notification came into being (aware UTC); the mail's Date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one parcel."""
+
+    delivery_id: UUID
+    verdict: Verdict
+    detail: str = ""
+    """The other side's words or the error's class, without the address and without any content."""
+
+
+class Channel(Protocol):
+    """Carries parcels. Holds connections, never a database session."""
+
+    def send(self, parcels: Iterable[Parcel]) -> Iterator[Outcome]:
+        """Yield one outcome per parcel, in order, each as soon as it is known.
+
+        The caller records an outcome before it asks for the next one, and may stop early (closing the generator).
+        Never raises for what the other side does; programming errors pass through.
+        """
+        ...
+
+
+def _email() -> Channel:
+    from worker.channels.email import EmailChannel
+    from worker.settings import get_settings
+
+    return EmailChannel.from_settings(get_settings())
+
+
+CHANNELS: dict[str, Callable[[], Channel]] = {"email": _email}
+"""Name -> factory. Called once per process, on first use."""

@@ -1,0 +1,175 @@
+"""The MIME message of one delivery (RFC 5322, RFC 2045 to 2047), with the standard library's encoders.
+
+Every line is ASCII, ends in CRLF and is far shorter than the 998 octets of RFC 5322; only the address of a recipient
+with an internationalised local part stays UTF-8 (RFC 6532). `EmailMessage` is not used: serialising it costs more
+than the whole SMTP dialogue with a near server.
+"""
+
+import re
+import textwrap
+from base64 import b64encode, encodebytes
+from binascii import b2a_qp
+from dataclasses import dataclass
+from email.utils import format_datetime, getaddresses
+from uuid import UUID
+
+import idna
+
+from worker.channels import Parcel
+from worker.errors import InvalidSettings
+
+_MAX_ADDRESS = 254
+"""Octets (RFC 5321 4.5.3.1.3: a path has 256, of which two are the angle brackets)."""
+_ENCODED_WORD = 39
+"""Octets of text in one encoded word, so that `Subject: =?utf-8?b?...?=` fits the 76 of RFC 2047."""
+_BOUNDARY = "=_bellhop_part"
+"""`=_` occurs neither in quoted-printable nor in base64 (RFC 2045 6.7), and no part is sent in another encoding."""
+
+_LOCAL = re.compile(r'[^\s"(),:;<>@\[\\\]]+|"(?:[^"\\]|\\.)+"')
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
+_ADDRESS_LITERAL = re.compile(r"\[[0-9a-fipv.:]+\]", re.IGNORECASE)
+_LANG = re.compile(r"[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*")
+_BLANKS = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """EMAIL_FROM, taken apart."""
+
+    address: str
+    """For MAIL FROM: ASCII."""
+    header: str
+    """For `From:`: encoded, with the display name."""
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message in its envelope."""
+
+    sender: str
+    recipient: str
+    content: bytes
+    """Lines end in CRLF; not dot-stuffed."""
+    smtputf8: bool
+    """The server must offer SMTPUTF8 (RFC 6531): the recipient's local part is not ASCII."""
+
+
+def parse_sender(email_from: str) -> Sender:
+    """Take `Name <address>` apart.
+
+    Raises InvalidSettings naming EMAIL_FROM if it is not exactly one address with an ASCII local part.
+    """
+    found = getaddresses([email_from]) if email_from.isprintable() else []
+    address = envelope_address(found[0][1]) if len(found) == 1 else None
+    if address is None or not address.isascii():
+        raise InvalidSettings("EMAIL_FROM: one address with an ASCII local part, as in `Name <local@domain>`")
+    name = found[0][0]
+    return Sender(address, f"{_phrase(name)} <{address}>" if name else address, address.rpartition("@")[2])
+
+
+def message_id(delivery_id: UUID, email_from: str) -> str:
+    """Return the Message-ID of a delivery: the same at every attempt, so that a mail taken twice can be recognised."""
+    return f"<{delivery_id}@{parse_sender(email_from).domain}>"
+
+
+def envelope_address(address: str) -> str | None:
+    """Return the address for the envelope, its domain in ASCII; None if it is malformed."""
+    local, _, domain = address.rpartition("@")
+    if not address.isprintable() or not _LOCAL.fullmatch(local):
+        return None
+    ascii_name = domain if _ADDRESS_LITERAL.fullmatch(domain) else ascii_domain(domain)
+    if ascii_name is None or len(local.encode()) + 1 + len(ascii_name) > _MAX_ADDRESS:
+        return None
+    return f"{local}@{ascii_name}"
+
+
+def ascii_domain(domain: str) -> str | None:
+    """Return the domain in ASCII (IDNA 2008, RFC 5891); None if it is no domain name.
+
+    Not Python's own `idna` codec: that is IDNA 2003, which makes `fass.de` of `faß.de`, another owner's domain.
+    """
+    if not domain.isascii():
+        try:
+            domain = idna.encode(domain, uts46=True).decode()
+        except idna.IDNAError:
+            return None
+    return domain if _DOMAIN.fullmatch(domain) else None
+
+
+def compose(parcel: Parcel, sender: Sender) -> Letter | None:
+    """Write the message of a parcel; None if its address is malformed."""
+    recipient = envelope_address(parcel.address)
+    if recipient is None:
+        return None
+    content = (
+        f"From: {sender.header}\r\n"
+        f"To: {recipient}\r\n"
+        f"Subject: {_unstructured(parcel.parts['subject'])}\r\n"
+        f"Date: {format_datetime(parcel.created_at)}\r\n"
+        f"Message-ID: <{parcel.delivery_id}@{sender.domain}>\r\n"
+        # RFC 3834: no vacation notes in answer; the second line tells the servers that do not know the first.
+        "Auto-Submitted: auto-generated\r\n"
+        "X-Auto-Response-Suppress: All\r\n"
+        "MIME-Version: 1.0\r\n"
+        f"{_body(parcel)}"
+    )
+    return Letter(sender.address, recipient, content.encode(), smtputf8=not recipient.isascii())
+
+
+def _body(parcel: Parcel) -> str:
+    language = f"Content-Language: {parcel.lang}\r\n" if _LANG.fullmatch(parcel.lang) else ""
+    text = f"{language}{_part('plain', parcel.parts['text'])}"
+    if not parcel.parts.get("html"):
+        return text
+    return (
+        f'{language}Content-Type: multipart/alternative; boundary="{_BOUNDARY}"\r\n\r\n'
+        f"--{_BOUNDARY}\r\n{text}\r\n"
+        f"--{_BOUNDARY}\r\n{language}{_part('html', parcel.parts['html'])}\r\n"
+        f"--{_BOUNDARY}--\r\n"
+    )
+
+
+def _part(subtype: str, text: str) -> str:
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").replace("\n", "\r\n") + "\r\n"
+    # A lone surrogate has no UTF-8; it becomes a question mark.
+    data = lines.encode(errors="replace")
+    name, encoded = min(
+        ("quoted-printable", b2a_qp(data, istext=True)),
+        ("base64", encodebytes(data).replace(b"\n", b"\r\n")),
+        key=lambda choice: len(choice[1]),
+    )
+    return (
+        f"Content-Type: text/{subtype}; charset=utf-8\r\n"
+        f"Content-Transfer-Encoding: {name}\r\n\r\n"
+        f"{encoded.decode('ascii')}"
+    )
+
+
+def _unstructured(text: str) -> str:
+    """Encode a subject; line breaks, control characters and runs of blanks become one space."""
+    line = _BLANKS.sub(" ", text).strip()
+    if not line.isascii() or "=?" in line:
+        return _encoded_words(line)
+    folded = textwrap.wrap(line, 66, break_long_words=False, break_on_hyphens=False)
+    return "\r\n ".join(folded) if all(len(part) < 900 for part in folded) else _encoded_words(line)
+
+
+def _phrase(name: str) -> str:
+    """Encode a display name: as a quoted string if it can be one, else in encoded words."""
+    if not name.isascii() or "=?" in name or len(name) > 60:
+        return _encoded_words(name)
+    return '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
+
+
+def _encoded_words(text: str) -> str:
+    """Encode text by RFC 2047, never cutting inside a character."""
+    data, words = text.encode(errors="replace"), []
+    while data:
+        cut = min(_ENCODED_WORD, len(data))
+        while cut < len(data) and data[cut] & 0xC0 == 0x80:
+            cut -= 1
+        words.append(f"=?utf-8?b?{b64encode(data[:cut]).decode()}?=")
+        data = data[cut:]
+    return "\r\n ".join(words)

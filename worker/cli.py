@@ -1,0 +1,164 @@
+"""The `bellhop` command. Exit codes: 0 done, 1 a finding or failure, 2 wrong usage."""
+
+import json
+import re
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import OperationalError
+
+from worker import inbox as inboxes
+from worker import purge as purging
+from worker.client import connect, notify
+from worker.database import check_schema, get_engine, transaction, upgrade
+from worker.errors import BellhopError
+from worker.events import get_events
+from worker.render import langs
+from worker.settings import get_settings
+
+console = Console()
+
+
+class Moment(click.ParamType[datetime]):
+    """`90d` (so many days ago) or an ISO 8601 date or time; without an offset it is UTC."""
+
+    name = "90d|DATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read the moment, or end with a usage error."""
+        days = re.fullmatch(r"(\d{1,6})d", str(value))
+        try:
+            if days:
+                return datetime.now(UTC) - timedelta(days=int(days[1]))
+            moment = datetime.fromisoformat(str(value))
+        except (ValueError, OverflowError):
+            self.fail("a number of days such as 90d, or a date such as 2026-01-31", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bellhop-worker")
+def cli() -> None:
+    """Bellhop delivers notifications: rendered, into inboxes, by email, once."""
+
+
+@cli.command("init-db")
+def init_db() -> None:
+    """Create the tables, or migrate them to this version."""
+    upgrade(get_engine())
+    console.print(f"The schema of {get_engine().url.render_as_string(hide_password=True)} is up to date.")
+
+
+@cli.command()
+@click.argument("event")
+@click.option("--to", "to", required=True, multiple=True, help="A recipient's id; repeat for several.")
+@click.option("--lang", help="Language for every recipient; else each one's own.")
+@click.option("--context", default="{}", help="The event's context, a JSON object.")
+@click.option("--email/--no-email", "should_email", default=None, help="Else the event's default decides.")
+@click.option("--key", "idempotency_key", help="Idempotency key: the same request again adds nothing.")
+def send(event: str, to: tuple[str, ...], context: str, **optional: Any) -> None:
+    """Enqueue a notification and print its request's id."""
+    try:
+        values = json.loads(context)
+    except ValueError:
+        raise click.UsageError("--context: not JSON") from None
+    given = {name: value for name, value in optional.items() if value is not None}
+    app = connect(get_settings().broker_url.get_secret_value())
+    click.echo(notify(event, to=list(to), app=app, context=values, **given))
+
+
+@cli.command()
+@click.argument("recipient")
+@click.option("--unseen", is_flag=True, help="Only what was not seen yet.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, inboxes.MAX_PER_PAGE))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def inbox(recipient: str, unseen: bool, limit: int, as_json: bool) -> None:
+    """Show a recipient's notifications, newest first."""
+    check_schema(get_engine())
+    with transaction() as session:
+        page = inboxes.list(session, recipient, seen=False if unseen else None, per_page=limit)
+        counts = inboxes.counts(session, recipient)
+    if as_json:
+        click.echo(json.dumps(inboxes.page_as_dict(page), ensure_ascii=False, indent=2))
+        return
+    table = Table("when (UTC)", "event", "lang", "title", "text", "seen")
+    for row in page.items:
+        when, seen = f"{row.created_at:%Y-%m-%d %H:%M}", f"{row.seen_at:%Y-%m-%d %H:%M}" if row.seen_at else "no"
+        table.add_row(when, row.event_config_name or "", row.lang, row.title, row.text, seen)
+    console.print(table)
+    console.print(f"{counts.total} in all, {counts.unseen} unseen")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def events(as_json: bool) -> None:
+    """List the event configs and the languages they have templates in."""
+    configs = sorted(get_events().values(), key=lambda event: event.name)
+    if as_json:
+        rows = [{**event.model_dump(mode="json"), "langs": langs(event.name)} for event in configs]
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    table = Table("event", "active", "email", "required", "optional", "langs")
+    for event in configs:
+        active, email = ("yes" if value else "no" for value in (event.active, event.email))
+        required, optional = ", ".join(event.required), ", ".join(event.optional)
+        table.add_row(event.name, active, email, required, optional, " ".join(langs(event.name)))
+    console.print(table)
+
+
+@cli.command()
+@click.option("--older-than", type=Moment(), help="The cutoff; else each event's retention.")
+@click.option("--dry-run", is_flag=True, help="Say how many would go.")
+def purge(older_than: datetime | None, dry_run: bool) -> None:
+    """Remove notifications seen, and not modified since, before the cutoff."""
+    check_schema(get_engine())
+    removed = 0
+    while True:
+        purged = purging.purge_seen(transaction, now=datetime.now(UTC), older_than=older_than, dry_run=dry_run)
+        removed += purged.removed
+        if purged.finished:
+            break
+    console.print(
+        f"{removed} {'would be removed' if dry_run else 'removed'} (cutoff {purged.cutoff:%Y-%m-%d %H:%M} UTC)"
+    )
+
+
+@cli.command()
+@click.option("--keep", is_flag=True, help="Stay up until Ctrl-C.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where data, mails and logs go; else a new one.")
+def demo(keep: bool, folder: Path | None) -> None:
+    """Start everything here, send example notifications, show what arrived, purge, and check it all."""
+    from worker.demo import run_demo
+
+    sys.exit(run_demo(console, folder=folder, keep=keep))
+
+
+@cli.command()
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(".bellhop"), show_default=True)
+@click.option("--flower-port", default=5555, show_default=True)
+def up(folder: Path, flower_port: int) -> None:
+    """Run worker, beat, Flower, Redis and a mail catcher here, until Ctrl-C."""
+    from worker.demo import run_up
+
+    run_up(console, folder=folder, flower_port=flower_port)
+
+
+def main() -> None:
+    """Entry point; what goes wrong is said in one line, without a traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        cli()
+    except BellhopError as error:
+        sys.exit(f"bellhop: {error}")
+    except OperationalError as error:
+        sys.exit(f"bellhop: the database cannot be used ({type(error.orig).__name__}); see DATABASE_URL")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What applications import: enqueue notifications. Needs celery and pydantic; no database unless a session is given."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from celery import Celery, current_app
+
+from worker.request import NotificationRequest
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+#: Requests in one message of `notify_many`.
+CHUNK = 100
+
+#: What a message shows of itself where Celery would print its arguments.
+_HIDDEN = "<hidden>"
+
+
+def connect(broker_url: str) -> Celery:
+    """A Celery app for applications that have none; publishing gives up after seconds, not hours.
+
+    An application that has one passes it to `notify`, or lets it be found as Celery's current app.
+    """
+    app = Celery("bellhop-client", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        task_ignore_result=True,
+        broker_pool_acquire_timeout=5,
+        broker_connection_timeout=2,
+        task_create_missing_queues=True,
+    )
+    if broker_url.startswith(("redis://", "rediss://")):
+        app.conf.broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2}
+    return app
+
+
+def notify(
+    event_config_name: str | None = None,
+    *,
+    to: Any,
+    app: Celery | None = None,
+    session: "Session | None" = None,
+    **fields: Any,
+) -> UUID:
+    """Tell `to` that something happened; gives the request's id. The other fields are those of the request.
+
+    Without `session` the request goes to the broker and is as safe as the broker. With it, the request is a row in
+    the caller's own transaction: it is asked if and when that commits, and a worker is woken then.
+
+    Raises InvalidRequest naming field and rule; with a session IdempotencyConflict; without one, when the broker
+    cannot be reached, kombu's OperationalError: then nothing was asked.
+    """
+    request = _request(event_config_name, to, fields)
+    if session is None:
+        _publish(app, "notifications.create", {"request": request.to_wire()})
+    else:
+        from worker.pending import enqueue_durably
+
+        enqueue_durably(session, request, lambda: _publish(app, "notifications.create_pending", {}))
+    return request.id
+
+
+def notify_many(
+    requests: Iterable[Mapping[str, Any] | NotificationRequest], *, app: Celery | None = None, chunk: int = CHUNK
+) -> Sequence[UUID]:
+    """Publish many requests, `chunk` to a message, each message one transaction; gives their ids.
+
+    All are checked before the first is published. Raises as `notify` does.
+    """
+    checked = [one if isinstance(one, NotificationRequest) else NotificationRequest.parse(one) for one in requests]
+    for start in range(0, len(checked), chunk):
+        wire = [request.to_wire() for request in checked[start : start + chunk]]
+        _publish(app, "notifications.create_many", {"requests": wire})
+    return [request.id for request in checked]
+
+
+def _request(event_config_name: str | None, to: Any, fields: Mapping[str, Any]) -> NotificationRequest:
+    named = {} if event_config_name is None else {"event_config_name": event_config_name}
+    return NotificationRequest.parse({"to": to, **named, **fields})
+
+
+def _publish(app: Celery | None, name: str, kwargs: dict[str, Any]) -> None:
+    (app or current_app).send_task(
+        name, kwargs=kwargs, queue="notifications", serializer="json", argsrepr=_HIDDEN, kwargsrepr=_HIDDEN
+    )

@@ -1,0 +1,120 @@
+"""Engine and sessions, built on first use in each process; migrations run from here."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from worker.errors import InvalidSettings, SchemaOutdated
+from worker.settings import get_settings
+
+#: Not Alembic's default, so that an application's own migrations can live in the same database.
+VERSION_TABLE = "bellhop_version"
+
+#: Seconds that SQLite waits for another process's write.
+SQLITE_BUSY_SECONDS = 30
+
+
+class Transaction(Protocol):
+    """Opens a session that commits at its end; `transaction` below is one."""
+
+    def __call__(self) -> AbstractContextManager[Session]:
+        """Begin."""
+        ...
+
+
+def utcnow() -> datetime:
+    """The present moment, aware."""
+    return datetime.now(UTC)
+
+
+_engines: dict[int, Engine] = {}
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for PostgreSQL (psycopg 3) or SQLite; statement values never reach logs or errors.
+
+    Raises InvalidSettings for any other database.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidSettings("DATABASE_URL: not a database URL") from None
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), hide_parameters=True, pool_pre_ping=True)
+    if parsed.get_backend_name() != "sqlite":
+        raise InvalidSettings("DATABASE_URL: postgresql:// or sqlite:/// only")
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # this module begins transactions itself, see _begin_sqlite
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that reads and then writes fails at once when another process wrote in between;
+    # an immediate one waits its turn.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def get_engine() -> Engine:
+    """This process's engine. A forked child builds its own: connections are not shared."""
+    pid = os.getpid()
+    if pid not in _engines:
+        _engines.clear()
+        _engines[pid] = make_engine(get_settings().database_url.get_secret_value())
+    return _engines[pid]
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """A session whose work is committed at the end, or rolled back by an error."""
+    with Session(get_engine(), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def _alembic(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(engine: Engine) -> None:
+    """Migrate the schema up to this version's; harmless when it is there, or when another process does the same."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('bellhop migrations'))")
+        command.upgrade(_alembic(connection), "head")
+
+
+def check_schema(engine: Engine) -> None:
+    """Raise SchemaOutdated if the schema is older than this code needs. A newer one (a rolling update) passes."""
+    scripts = ScriptDirectory.from_config(_alembic())
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        current = context.get_current_revision()
+    known = {script.revision for script in scripts.walk_revisions()}
+    if current is None or (current in known and current != scripts.get_current_head()):
+        raise SchemaOutdated(
+            f"the database schema is at {current or 'no version'}, this worker needs "
+            f"{scripts.get_current_head()}; run `bellhop init-db`"
+        )

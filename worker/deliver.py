@@ -1,0 +1,240 @@
+"""Use case: claim due deliveries, hand them to their channel, record what happened.
+
+Claiming, sending and recording are separate: no transaction is open while the other side is slow.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from worker.channels import CHANNELS, Channel, Outcome, Parcel, Verdict
+from worker.database import Transaction, utcnow
+from worker.events import get_events
+from worker.models import URGENCY, Delivery, Notification
+from worker.recipients import suppressed
+from worker.settings import Settings, get_settings
+
+#: Seconds of a lease that must be left for one more parcel to be sent under it.
+LEASE_MARGIN = 30
+
+_channels: dict[str, Channel] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A delivery that is ours until the lease ends; `attempts` tells our claim from a later one."""
+
+    id: UUID
+    channel: str
+    attempts: int
+    parcel: Parcel
+
+
+@dataclass(slots=True)
+class Delivered:
+    """What a call to `deliver` did."""
+
+    sent: int = 0
+    later: int = 0
+    failed: int = 0
+    skipped: int = 0
+    given_back: int = 0
+    """Claimed, but the lease was about to end before their turn."""
+
+
+def deliver(begin: Transaction, delivery_ids: Sequence[UUID]) -> Delivered:
+    """Send those of the deliveries that are pending and due; whatever else they are, they stay.
+
+    Each outcome is recorded, in its own transaction, before the next delivery is sent.
+    """
+    settings, result = get_settings(), Delivered()
+    # Held mails must not include any that was merely claimed: there, one claim, one mail.
+    size = 1 if settings.unknown_policy == "hold" else settings.deliver_batch
+    for start in range(0, len(delivery_ids), size):
+        lease_until = utcnow() + timedelta(seconds=settings.lease_seconds)
+        with begin() as session:
+            claimed = claim(session, delivery_ids[start : start + size], utcnow(), lease_until, result)
+        for name in {one.channel for one in claimed}:
+            _send(begin, _channel(name), [one for one in claimed if one.channel == name], lease_until, result)
+    return result
+
+
+def _channel(name: str) -> Channel:
+    if name not in _channels:
+        _channels[name] = CHANNELS[name]()
+    return _channels[name]
+
+
+def claim(
+    session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime, result: Delivered
+) -> list[Claimed]:
+    """Take what is pending and due; of two callers only one gets each. What must not be sent is skipped, with why."""
+    open_ones = (
+        select(Delivery.id)
+        .where(Delivery.id.in_(delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Delivery)
+        .where(Delivery.id.in_(open_ones.scalar_subquery()))
+        .values(status="sending", attempts=Delivery.attempts + 1, lease_until=lease_until)
+        .returning(Delivery)
+        .execution_options(synchronize_session=False)
+    )
+    rows = list(session.scalars(statement))
+    about = _notifications(session, [row.notification_id for row in rows])
+    refused = suppressed(session, [row.address for row in rows if row.address])
+    claimed = []
+    for row in sorted(rows, key=lambda row: (row.urgency, row.due_at, row.id)):
+        notification = about[row.notification_id]
+        reason = _why_not(row, notification, refused, now)
+        if reason:
+            row.status, row.reason, row.parts = "skipped", reason, None
+            result.skipped += 1
+        else:
+            claimed.append(Claimed(row.id, row.channel, row.attempts, _parcel(row, notification)))
+    return claimed
+
+
+def _notifications(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
+    columns = (Notification.id, Notification.lang, Notification.event_config_name, Notification.created_at)
+    return {row.id: row for row in session.execute(select(*columns).where(Notification.id.in_(ids)))}
+
+
+def _why_not(row: Delivery, notification: Any, refused: set[str], now: datetime) -> str | None:
+    """What has changed since the delivery was written."""
+    event = get_events().get(notification.event_config_name)
+    if row.expire_at and row.expire_at <= now:
+        return "expired"
+    if (row.address or "").lower() in refused:
+        return "suppressed"
+    return "event_inactive" if event and not event.active else None
+
+
+def _parcel(row: Delivery, notification: Any) -> Parcel:
+    return Parcel(row.id, row.address or "", notification.lang, row.parts or {}, notification.created_at)
+
+
+def _send(
+    begin: Transaction, channel: Channel, claimed: Sequence[Claimed], lease_until: datetime, result: Delivered
+) -> None:
+    waiting = {one.id: one for one in claimed}
+    under_way: dict[UUID, Claimed] = {}
+    last_moment = lease_until - timedelta(seconds=min(LEASE_MARGIN, get_settings().lease_seconds / 2))
+
+    def under_lease() -> Iterator[Parcel]:
+        for one in claimed:
+            if utcnow() >= last_moment:
+                return
+            under_way[one.id] = waiting.pop(one.id)
+            yield one.parcel
+
+    try:
+        for outcome in channel.send(under_lease()):
+            with begin() as session:
+                record(session, under_way.pop(outcome.delivery_id), outcome, utcnow(), result)
+    finally:
+        # What was under way when something broke may have been sent: it stays claimed until its lease ends.
+        if waiting:
+            with begin() as session:
+                give_back(session, list(waiting.values()), utcnow())
+            result.given_back += len(waiting)
+
+
+def record(session: Session, one: Claimed, outcome: Outcome, now: datetime, result: Delivered) -> None:
+    """Write down what became of a claimed delivery; a later claim of the same row is left alone."""
+    values = _consequence(one, outcome, now, get_settings())
+    statement = update(Delivery).where(Delivery.id == one.id)
+    if outcome.verdict is Verdict.SENT:
+        # Sent is sent, whoever holds the row by now.
+        statement = statement.where(Delivery.status != "sent")
+    else:
+        statement = statement.where(Delivery.status == "sending", Delivery.attempts == one.attempts)
+    session.execute(statement.values(**values))
+    result.sent += values["status"] == "sent"
+    result.later += values["status"] == "pending"
+    result.failed += values["status"] in ("failed", "unknown")
+
+
+def _consequence(one: Claimed, outcome: Outcome, now: datetime, settings: Settings) -> dict[str, Any]:
+    verdict = outcome.verdict
+    if verdict is Verdict.SENT:
+        return {"status": "sent", "sent_at": now, "parts": None, "reason": None, "last_error": None}
+    values = {"reason": verdict.value, "last_error": outcome.detail}
+    if verdict is Verdict.PERMANENT:
+        return {**values, "status": "failed"}
+    if verdict is Verdict.UNKNOWN and settings.unknown_policy == "hold":
+        return {**values, "status": "unknown"}
+    if one.attempts >= settings.max_attempts:
+        return {**values, "status": "failed"}
+    due = now + timedelta(seconds=backoff(verdict, one.attempts, settings))
+    return {**values, "status": "pending", "due_at": due, "lease_until": due}
+
+
+def backoff(verdict: Verdict, attempts: int, settings: Settings) -> float:
+    """Seconds until the next attempt: doubled each time up to the maximum, half of it drawn by lot.
+
+    What our own side must mend first waits for the maximum at once.
+    """
+    longest = settings.retry_max_seconds
+    exponent = min(attempts - 1, 30)
+    delay = longest if verdict is Verdict.MISCONFIGURED else min(longest, settings.retry_base_seconds * 2**exponent)
+    return delay * random.uniform(0.5, 1.0)
+
+
+def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> None:
+    """Return claimed deliveries that were not tried, for anyone to take at once."""
+    for one in claimed:
+        session.execute(
+            update(Delivery)
+            .where(Delivery.id == one.id, Delivery.status == "sending", Delivery.attempts == one.attempts)
+            .values(status="pending", attempts=one.attempts - 1, lease_until=now)
+        )
+
+
+def take_due(session: Session, now: datetime, limit: int) -> dict[int, list[UUID]]:
+    """Up to `limit` deliveries by urgency that nobody has in hand: due ones, and those of a worker that fell silent.
+
+    They are marked as handed over, so that the next look passes over them. Urgent and oldest first.
+    """
+    settings = get_settings()
+    _recover(session, now, settings)
+    taken: dict[int, list[UUID]] = {}
+    for urgency in sorted(URGENCY.values()):
+        free = (
+            select(Delivery.id)
+            .where(Delivery.status == "pending", Delivery.urgency == urgency)
+            .where(Delivery.due_at <= now, Delivery.lease_until <= now)
+            .order_by(Delivery.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        statement = (
+            update(Delivery)
+            .where(Delivery.id.in_(free.scalar_subquery()))
+            .values(lease_until=now + timedelta(seconds=settings.handover_seconds))
+            .returning(Delivery.due_at, Delivery.id)
+            .execution_options(synchronize_session=False)
+        )
+        found = sorted(session.execute(statement).tuples())
+        limit -= len(found)
+        if found:
+            taken[urgency] = [id for _due, id in found]
+    return taken
+
+
+def _recover(session: Session, now: datetime, settings: Settings) -> None:
+    """Deliveries whose lease ran out: the worker died between the claim and the record."""
+    silent = update(Delivery).where(Delivery.status == "sending", Delivery.lease_until <= now)
+    spent = {"status": "failed", "reason": "abandoned", "last_error": "every worker that claimed it fell silent"}
+    session.execute(silent.where(Delivery.attempts >= settings.max_attempts).values(spent))
+    status = "unknown" if settings.unknown_policy == "hold" else "pending"
+    session.execute(
+        silent.values(status=status, reason="abandoned", last_error="the worker that claimed it fell silent"),
+    )

@@ -1,0 +1,29 @@
+"""Somewhere to run: a folder nobody else can read, a port nobody else listens on."""
+
+import os
+import socket
+from pathlib import Path
+
+from worker.errors import BellhopError
+
+HOST = "127.0.0.1"
+
+
+def private_folder(folder: Path) -> Path:
+    """Make the folder, readable by its owner alone (mode 0700), and return its absolute path.
+
+    Raises BellhopError when it exists and belongs to another account: its owner could read or replace what is inside.
+    """
+    folder = folder.absolute()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.geteuid():
+        raise BellhopError(f"{folder} belongs to another account; choose a folder of your own")
+    folder.chmod(0o700)
+    return folder
+
+
+def free_port() -> int:
+    """Give a TCP port of 127.0.0.1 that nobody listens on now; another program may take it meanwhile."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,82 @@
+"""Every error Bellhop raises on purpose. The docstring is the default message.
+
+No message ever holds an address, a recipient's name or a context value: errors reach logs, Flower and other
+people's screens. They name the field, the event, the language or the rule.
+"""
+
+import inspect
+
+
+class BellhopError(Exception):
+    """Bellhop could not do what was asked."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(self))
+
+
+class InvalidRequest(BellhopError):
+    """The request breaks the contract; the message names the field and the rule."""
+
+
+class InvalidEventConfig(BellhopError):
+    """config/events.toml is wrong; the message names the file, the event and the field."""
+
+
+class InvalidSettings(BellhopError):
+    """A setting is wrong; the message names the variable and the rule."""
+
+
+class UnknownEvent(BellhopError):
+    """No event of that name is configured."""
+
+
+class InactiveEvent(BellhopError):
+    """The event is configured, but switched off."""
+
+
+class InvalidContext(BellhopError):
+    """The context does not match the event's declared names."""
+
+
+class UnknownRecipient(BellhopError):
+    """A username in `to` is not in the directory."""
+
+
+class EmptyGroup(BellhopError):
+    """A group in `to` has no members."""
+
+
+class InvalidLanguage(BellhopError):
+    """Not a well-formed BCP 47 language tag."""
+
+
+class InvalidTimezone(BellhopError):
+    """Not a time zone of the IANA database."""
+
+
+class TemplateMissing(BellhopError):
+    """No language of the fallback chain has the event's templates."""
+
+
+class TemplateFailed(BellhopError):
+    """A template could not be rendered; the message names the template and the rule."""
+
+
+class IdempotencyConflict(BellhopError):
+    """The idempotency key, or the id, was already used by a different request."""
+
+
+class PartlyRefused(BellhopError):
+    """Some requests of a batch were refused; the others were created."""
+
+
+class SchemaOutdated(BellhopError):
+    """The database schema is not at the version this worker needs; run `bellhop init-db`."""
+
+
+class StoreUnavailable(BellhopError):
+    """The database could not be reached; the task is tried again."""
+
+
+class UnexpectedError(BellhopError):
+    """A programming error; the message names its type and place, never its values."""

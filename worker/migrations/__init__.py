@@ -1,0 +1,1 @@
+"""Alembic's environment; `worker.database` runs it."""

@@ -1,0 +1,209 @@
+"""The tables. The notification row is the in-app delivery; the delivery row is the outbox."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, Uuid
+from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+#: An event's priority as the column that deliveries are taken in order of: the lower goes first.
+URGENCY = {"high": 0, "normal": 1}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware moment in UTC. SQLite has no time zones: there it is kept as naive UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database; a naive time is a programming error."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive time: times are aware everywhere")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Base(DeclarativeBase):
+    """What the tables share: names of constraints, and columns by Python type."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {datetime: UtcDateTime, UUID: Uuid, dict[str, Any]: Json}
+
+
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, postgresql_where=sql(where), sqlite_where=sql(where))
+
+
+class Notification(Base):
+    """One notification in one recipient's inbox. Unseen: `seen_at` is null."""
+
+    __tablename__ = "notifications"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    request_id: Mapped[UUID]
+    recipient_id: Mapped[str] = mapped_column(String(255))
+    sender_id: Mapped[str | None] = mapped_column(String(255))
+    event_config_name: Mapped[str | None] = mapped_column(String(100))
+    lang: Mapped[str] = mapped_column(String(35))
+    """The language of the text."""
+    lang_asked: Mapped[str] = mapped_column(String(35))
+    """The language that was asked for; another one than `lang` where the event has no templates in it."""
+    title: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    link: Mapped[str | None] = mapped_column(Text)
+    context: Mapped[dict[str, Any] | None]
+    object_type: Mapped[str | None] = mapped_column(String(100))
+    object_id: Mapped[str | None] = mapped_column(String(255))
+    scope: Mapped[str | None] = mapped_column(String(255))
+    parent_id: Mapped[UUID | None]
+    created_at: Mapped[datetime]
+    """When it comes into being for the recipient: the moment of creation, or `send_at`. Not shown before."""
+    expire_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime]
+    seen_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_notifications_inbox", "recipient_id", "created_at", "id"),
+        _partial_index("ix_notifications_unseen", "recipient_id", "created_at", where="seen_at IS NULL"),
+        _partial_index("ix_notifications_purge", "updated_at", where="seen_at IS NOT NULL"),
+        _partial_index("ix_notifications_object", "object_type", "object_id", where="object_id IS NOT NULL"),
+    )
+
+
+class Delivery(Base):
+    """One notification on its way through one channel. Every row that was not sent says why."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    notification_id: Mapped[UUID] = mapped_column(ForeignKey("notifications.id", ondelete="CASCADE"), index=True)
+    channel: Mapped[str] = mapped_column(String(20))
+    address: Mapped[str | None] = mapped_column(String(320))
+    parts: Mapped[dict[str, Any] | None]
+    """The rendered parts; emptied once sent."""
+    status: Mapped[str] = mapped_column(String(10))
+    """pending, sending, sent, failed, unknown or skipped."""
+    reason: Mapped[str | None] = mapped_column(String(40))
+    """Why it was skipped, failed or waits."""
+    urgency: Mapped[int] = mapped_column(default=1)
+    """0 for events of high priority, 1 for the others: the lower goes first."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime]
+    """Not sent before."""
+    lease_until: Mapped[datetime]
+    """Until then the row is in somebody's hands: handed over (pending), or claimed (sending)."""
+    expire_at: Mapped[datetime | None]
+    """Not sent after."""
+    last_error: Mapped[str | None] = mapped_column(Text)
+    sent_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        _partial_index("ix_deliveries_due", "urgency", "due_at", where="status = 'pending'"),
+        _partial_index("ix_deliveries_claimed", "lease_until", where="status = 'sending'"),
+    )
+
+
+class Request(Base):
+    """What was asked: the record that makes a repeated request harmless, and the durable queue."""
+
+    __tablename__ = "requests"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(10))
+    """pending, created or failed."""
+    payload: Mapped[dict[str, Any] | None]
+    """The request of a durable enqueue, or of a page of a fan-out; emptied once created."""
+    bulk: Mapped[bool] = mapped_column(default=False)
+    """A page of a fan-out: created after the small requests, by workers of the bulk queue."""
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        _partial_index("uq_requests_key", "idempotency_key", where="idempotency_key IS NOT NULL", unique=True),
+        _partial_index("ix_requests_pending", "bulk", "created_at", where="status = 'pending'"),
+        Index("ix_requests_created_at", "created_at"),
+    )
+
+
+class Recipient(Base):
+    """The directory: whom an id means. An application may put a view of its own users in its place."""
+
+    __tablename__ = "recipients"
+
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    username: Mapped[str | None] = mapped_column(String(255), unique=True)
+    email: Mapped[str | None] = mapped_column(String(320))
+    lang: Mapped[str | None] = mapped_column(String(35))
+    timezone: Mapped[str | None] = mapped_column(String(64))
+
+
+class GroupMember(Base):
+    """One recipient's membership in one group."""
+
+    __tablename__ = "recipient_groups"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    recipient_id: Mapped[str] = mapped_column(String(255), primary_key=True, index=True)
+
+
+class Preference(Base):
+    """Whether a recipient wants an event on a channel; no row means yes."""
+
+    __tablename__ = "preferences"
+
+    recipient_id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    event_config_name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    channel: Mapped[str] = mapped_column(String(20), primary_key=True)
+    enabled: Mapped[bool]
+
+
+class Suppression(Base):
+    """An address that nothing is sent to, whatever is asked."""
+
+    __tablename__ = "suppressions"
+
+    channel: Mapped[str] = mapped_column(String(20), primary_key=True)
+    address: Mapped[str] = mapped_column(String(320), primary_key=True)
+    """In lower case."""
+    reason: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+
+
+class PurgeRun(Base):
+    """The ledger: what each purge removed."""
+
+    __tablename__ = "purge_runs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime]
+    cutoff: Mapped[datetime]
+    """Seen and unmodified since before this moment; events with a retention of their own have their own."""
+    removed: Mapped[int]
+    took_seconds: Mapped[float]
+    finished: Mapped[bool]
+    """False where the time budget ended first; the next run goes on."""

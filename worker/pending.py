@@ -1,0 +1,155 @@
+"""Use case: requests that wait as rows. A durable enqueue writes one; a fan-out writes one per page of recipients.
+
+Whatever waits here is committed: nothing but its creation takes it away.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import event, select
+from sqlalchemy.orm import Session
+
+from worker import create as creating
+from worker.create import Created
+from worker.errors import BellhopError, EmptyGroup
+from worker.ids import derive
+from worker.models import Request
+from worker.recipients import Directory, audience, member_pages
+from worker.render import check_all_langs
+from worker.request import NotificationRequest, Recipient
+from worker.settings import get_settings
+
+log = logging.getLogger(__name__)
+
+#: Where a session's `info` keeps the wake-up until its transaction has committed.
+_WAKE = "bellhop_wake"
+
+
+def enqueue(session: Session, request: NotificationRequest, *, now: datetime) -> None:
+    """Write the request into the caller's transaction: it is asked if and when that commits.
+
+    The same request again adds nothing. Raises IdempotencyConflict.
+    """
+    result = Created()
+    creating.record(session, [request], result, now, status="pending")
+    for error in result.refused.values():
+        raise error
+
+
+def enqueue_durably(session: Session, request: NotificationRequest, wake: Callable[[], None]) -> None:
+    """Enqueue, and call `wake` once the caller's transaction has committed; once for all that it enqueued.
+
+    A wake-up that fails, or comes too late, harms nothing: beat looks for waiting requests.
+    """
+    enqueue(session, request, now=datetime.now(UTC))
+    session.info[_WAKE] = wake
+
+
+# On the class: a listener of one session could not be taken away again, and a scoped_session has none of its own.
+@event.listens_for(Session, "after_commit")
+def _call_wake(session: Session) -> None:
+    """SQLAlchemy calls this for the end of a savepoint too, when nobody else can see the row yet."""
+    if session.in_nested_transaction() or _WAKE not in session.info:
+        return
+    try:
+        session.info.pop(_WAKE)()
+    except Exception as error:
+        log.warning("a waiting request's wake-up failed (%s); beat will find it", type(error).__name__)
+
+
+def has_pending(session: Session, *, bulk: bool) -> bool:
+    """Whether any request waits."""
+    statement = select(Request.id).where(Request.status == "pending", Request.bulk.is_(bulk)).limit(1)
+    return session.scalar(statement) is not None
+
+
+def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = False) -> tuple[int, Created]:
+    """Create up to `limit` waiting requests, the oldest first, inside the caller's transaction.
+
+    Gives how many were taken, and what became of them. One with a large audience is cut into pages that wait in turn.
+    One that is wrong is marked failed with its error and stays, with what was asked, for the operator.
+    """
+    rows = _take(session, limit, bulk)
+    result = Created()
+    requests = [NotificationRequest.parse(row.payload) for row in rows]
+    small = []
+    for row, request in zip(rows, requests, strict=True):
+        if not bulk and audience(session, request) > get_settings().create_batch:
+            _fan_out_row(session, row, request, now)
+        else:
+            small.append(request)
+    prepared = creating.prepare(session, small, result, now)
+    for row, request in zip(rows, requests, strict=True):
+        error = result.refused.get(request.id)
+        if error:
+            row.status, row.error = "failed", f"{type(error).__name__}: {error}"
+        elif row.status == "pending":
+            row.status, row.payload = "created", None
+    creating.write(session, prepared, result, now)
+    return len(rows), result
+
+
+def _take(session: Session, limit: int, bulk: bool) -> Sequence[Request]:
+    waiting = (
+        select(Request)
+        .where(Request.status == "pending", Request.bulk.is_(bulk))
+        .order_by(Request.created_at, Request.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return session.scalars(waiting).all()
+
+
+def _fan_out_row(session: Session, row: Request, request: NotificationRequest, now: datetime) -> None:
+    try:
+        _write_pages(session, request, now)
+    except BellhopError as error:
+        row.status, row.error = "failed", f"{type(error).__name__}: {error}"
+    else:
+        row.status, row.payload = "created", None
+
+
+def fan_out(session: Session, request: NotificationRequest, *, now: datetime) -> int:
+    """Cut a large audience into pages of `CREATE_BATCH` recipients that wait as rows, all in one transaction.
+
+    Gives the number of pages; 0 where the same request was fanned out before.
+    Raises what `create` would raise for the request, before any row exists.
+    """
+    result = Created()
+    if not creating.record(session, [request], result, now):
+        for error in result.refused.values():
+            raise error
+        return 0
+    return _write_pages(session, request, now)
+
+
+def _write_pages(session: Session, request: NotificationRequest, now: datetime) -> int:
+    """Every language is rendered first: a page must not fail where another succeeds."""
+    if request.event_config_name:
+        check_all_langs(request.event_config_name, request.context)
+    count = 0
+    for count, page in enumerate(_pages(session, request), start=1):
+        row = creating.request_row(page, now, "pending")
+        # All pages share the request's id, from which the notifications' ids are made: a recipient who is in two
+        # groups, or moves between pages, is still told once.
+        row |= {"id": derive(request.id, "page", str(count)), "idempotency_key": None, "bulk": True}
+        session.execute(creating.insert_new(session, Request), [row])
+    return count
+
+
+def _pages(session: Session, request: NotificationRequest) -> Iterator[NotificationRequest]:
+    size = get_settings().create_batch
+    single = tuple(entry for entry in request.to if not entry.group)
+    if single:
+        named = request.model_copy(update={"to": single})
+        Directory.load(session, [named]).addressees(named, get_settings().default_lang)
+    for start in range(0, len(single), size):
+        yield request.model_copy(update={"to": single[start : start + size]})
+    for position, entry in enumerate(request.to):
+        empty = True
+        for ids in member_pages(session, entry.group, size) if entry.group else ():
+            empty = False
+            yield request.model_copy(update={"to": tuple(Recipient(id=id) for id in ids)})
+        if entry.group and empty:
+            raise EmptyGroup(f"to.{position}: the group has no members")

@@ -1,0 +1,256 @@
+"""Who a `to` means: the directory, groups, preferences, suppressions."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from worker.errors import EmptyGroup, InvalidRequest, UnknownRecipient
+from worker.events import EventConfig
+from worker.formats import zone as check_zone
+from worker.models import Base, GroupMember, Preference, Recipient, Suppression
+from worker.request import NotificationRequest
+from worker.request import Recipient as Entry
+
+#: Values bound in one IN list; SQLite's limit is 32,766 variables.
+_CHUNK = 10_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """One recipient of one request, with everything that is known of them."""
+
+    id: str
+    lang: str
+    timezone: str
+    email: str | None
+
+
+@dataclass(slots=True)
+class Directory:
+    """What the directory says about everyone that some requests name: loaded at once, then asked in memory."""
+
+    by_id: dict[str, Recipient] = field(default_factory=dict)
+    id_by_username: dict[str, str] = field(default_factory=dict)
+    members: dict[str, list[str]] = field(default_factory=dict)
+    refusals: set[tuple[str, str]] = field(default_factory=set)
+    """(recipient id, event config name) whose email is turned off."""
+    suppressed: set[str] = field(default_factory=set)
+    """Email addresses in lower case."""
+
+    @classmethod
+    def load(cls, session: Session, requests: Sequence[NotificationRequest]) -> "Directory":
+        """Read all that `requests` need in a handful of statements, however many recipients they have."""
+        self = cls()
+        entries = [entry for request in requests for entry in request.to]
+        for name, member in _select_in(
+            session, GroupMember, GroupMember.name, {e.group for e in entries if e.group}, GroupMember.recipient_id
+        ):
+            self.members.setdefault(name, []).append(member)
+        rows = _rows_in(session, Recipient, Recipient.username, {e.username for e in entries if e.username})
+        self.id_by_username = {row.username: row.id for row in rows if row.username}
+        ids = {e.id for e in entries if e.id} | {m for members in self.members.values() for m in members}
+        rows += _rows_in(session, Recipient, Recipient.id, ids - {row.id for row in rows})
+        self.by_id = {row.id: row for row in rows}
+        self._load_refusals(session, ids | set(self.by_id), {r.event_config_name for r in requests})
+        addresses = {e.email for e in entries if e.email} | {row.email for row in rows if row.email}
+        self.suppressed = suppressed(session, addresses)
+        return self
+
+    def _load_refusals(self, session: Session, ids: set[str], events: set[str | None]) -> None:
+        for chunk in _chunks(sorted(ids)):
+            statement = select(Preference.recipient_id, Preference.event_config_name).where(
+                Preference.recipient_id.in_(chunk),
+                Preference.event_config_name.in_([name for name in events if name]),
+                Preference.channel == "email",
+                Preference.enabled.is_(False),
+            )
+            self.refusals.update((recipient, event) for recipient, event in session.execute(statement))
+
+    def addressees(self, request: NotificationRequest, default_lang: str) -> list[Addressee]:
+        """Everyone the request means, each once; values given in the request win over the directory.
+
+        Raises UnknownRecipient, EmptyGroup or InvalidTimezone naming the place in `to`.
+        """
+        found: dict[str, Addressee] = {}
+        for position, entry in enumerate(request.to):
+            for recipient_id in self._ids(position, entry):
+                if recipient_id not in found or entry.email or entry.lang or entry.timezone:
+                    found[recipient_id] = self._addressee(recipient_id, entry, request.lang, default_lang)
+        return list(found.values())
+
+    def _ids(self, position: int, entry: Entry) -> Sequence[str]:
+        if entry.id:
+            return [entry.id]
+        if entry.username:
+            if entry.username not in self.id_by_username:
+                raise UnknownRecipient(f"to.{position}: no recipient has this username")
+            return [self.id_by_username[entry.username]]
+        if not self.members.get(entry.group or ""):
+            raise EmptyGroup(f"to.{position}: the group has no members")
+        return self.members[entry.group or ""]
+
+    def _addressee(self, recipient_id: str, entry: Entry, lang: str | None, default_lang: str) -> Addressee:
+        row = self.by_id.get(recipient_id)
+        zone = entry.timezone or (row.timezone if row else None) or "UTC"
+        check_zone(zone)
+        return Addressee(
+            id=recipient_id,
+            lang=entry.lang or lang or (row.lang if row else None) or default_lang,
+            timezone=zone,
+            email=entry.email or (row.email if row else None),
+        )
+
+    def email_decision(self, who: Addressee, should_email: bool | None, event: EventConfig | None) -> str | None:
+        """Whether this recipient gets an email: "" for none asked, None to send, else the reason to skip it.
+
+        `should_email` true passes preferences, never a suppression; false wins over everything; absent: the event's
+        default, then the recipient's preference (on, where none is recorded).
+        """
+        wanted = should_email if should_email is not None else bool(event and event.email)
+        if not wanted:
+            return ""
+        if should_email is None and event and event.preference and (who.id, event.name) in self.refusals:
+            return "preference"
+        if not who.email:
+            return "no_address"
+        return "suppressed" if who.email.lower() in self.suppressed else None
+
+
+def audience(session: Session, request: NotificationRequest) -> int:
+    """How many recipients a request may mean at most; cheap, for deciding whether to fan out."""
+    groups = {entry.group for entry in request.to if entry.group}
+    statement = select(func.count()).select_from(GroupMember).where(GroupMember.name.in_(groups))
+    members = session.scalar(statement) if groups else 0
+    return len(request.to) - len(groups) + (members or 0)
+
+
+def member_pages(session: Session, group: str, size: int) -> Iterator[list[str]]:
+    """A group's members in pages of `size`, by keyset."""
+    last = ""
+    while True:
+        statement = (
+            select(GroupMember.recipient_id)
+            .where(GroupMember.name == group, GroupMember.recipient_id > last)
+            .order_by(GroupMember.recipient_id)
+            .limit(size)
+        )
+        page = list(session.scalars(statement))
+        if not page:
+            return
+        yield page
+        last = page[-1]
+
+
+def suppressed(session: Session, addresses: Iterable[str]) -> set[str]:
+    """Those of the addresses (in lower case) that no email may go to."""
+    wanted = sorted({address.lower() for address in addresses})
+    found: set[str] = set()
+    for chunk in _chunks(wanted):
+        statement = select(Suppression.address).where(Suppression.channel == "email", Suppression.address.in_(chunk))
+        found.update(session.scalars(statement))
+    return found
+
+
+def upsert(session: Session, recipients: Sequence[Mapping[str, Any]]) -> int:
+    """Put recipients into the directory, or change those that are there; fields not given become empty.
+
+    Each is an object with `id` and, as wanted, `username`, `email`, `lang`, `timezone`. Returns how many.
+    Raises InvalidRequest or InvalidTimezone; then nothing is written.
+    """
+    rows = [_directory_row(recipient) for recipient in recipients]
+    try:
+        with session.begin_nested():
+            upsert_rows(session, Recipient, rows, keys=["id"])
+    except IntegrityError:
+        raise InvalidRequest("recipient.username: another recipient has it") from None
+    return len(rows)
+
+
+def _directory_row(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked by the same rules as an entry of a request's `to`."""
+    if not values.get("id"):
+        raise InvalidRequest("recipient: an object with an id")
+    entry = {key: value for key, value in values.items() if key != "username" and value is not None}
+    checked = NotificationRequest.parse({"to": entry, "title": "-"}).to[0]
+    if checked.timezone:
+        check_zone(checked.timezone)
+    username = values.get("username")
+    if username is not None:
+        NotificationRequest.parse({"to": {"username": username}, "title": "-"})
+    return {**checked.model_dump(exclude={"group"}), "username": username}
+
+
+def delete(session: Session, recipient_id: str) -> bool:
+    """Take a recipient out of the directory and all groups; their notifications stay."""
+    session.execute(sql_delete(GroupMember).where(GroupMember.recipient_id == recipient_id))
+    session.execute(sql_delete(Preference).where(Preference.recipient_id == recipient_id))
+    gone = session.execute(sql_delete(Recipient).where(Recipient.id == recipient_id).returning(Recipient.id))
+    return gone.first() is not None
+
+
+def set_group(session: Session, group: str, recipient_ids: Sequence[str]) -> None:
+    """Make these the group's members, and no others."""
+    session.execute(sql_delete(GroupMember).where(GroupMember.name == group))
+    rows = [{"name": group, "recipient_id": recipient_id} for recipient_id in dict.fromkeys(recipient_ids)]
+    upsert_rows(session, GroupMember, rows, keys=["name", "recipient_id"])
+
+
+def set_preference(
+    session: Session, recipient_id: str, event_config_name: str, enabled: bool, channel: str = "email"
+) -> None:
+    """Turn one event on or off for one recipient on one channel. Without a row it is on (as in FitTrackee)."""
+    row = {
+        "recipient_id": recipient_id,
+        "event_config_name": event_config_name,
+        "channel": channel,
+        "enabled": enabled,
+    }
+    upsert_rows(session, Preference, [row], keys=["recipient_id", "event_config_name", "channel"])
+
+
+def suppress(session: Session, address: str, reason: str, now: datetime, channel: str = "email") -> None:
+    """Send nothing to this address any more, whatever is asked. `reason` is one word, such as `bounced`."""
+    row = {"channel": channel, "address": address.lower(), "reason": reason, "created_at": now}
+    upsert_rows(session, Suppression, [row], keys=["channel", "address"])
+
+
+def upsert_rows(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Insert many rows in one statement; where a row with the same keys is there, replace its other values."""
+    if not rows:
+        return
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(model)
+    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    if others:
+        statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
+    else:
+        statement = statement.on_conflict_do_nothing()
+    session.execute(statement.execution_options(render_nulls=True), [dict(row) for row in rows])
+
+
+def _rows_in(session: Session, model: type[T], column: Any, values: set[str]) -> list[T]:
+    rows: list[T] = []
+    for chunk in _chunks(sorted(values)):
+        rows += session.scalars(select(model).where(column.in_(chunk)))
+    return rows
+
+
+def _select_in(session: Session, model: Any, column: Any, values: set[str], other: Any) -> Iterator[tuple[str, str]]:
+    for chunk in _chunks(sorted(values)):
+        statement = select(column, other).where(column.in_(chunk)).order_by(column, other)
+        for key, value in session.execute(statement):
+            yield key, value
+
+
+def _chunks(values: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]

@@ -1,0 +1,262 @@
+"""The wire contract: one frozen, self-checking request. Light enough for every application to import."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from worker.errors import BellhopError, InvalidRequest
+from worker.ids import uuid7
+from worker.lang import normalize_lang
+
+#: Recipients that one request may name; larger audiences are groups.
+MAX_RECIPIENTS = 10_000
+#: Bytes of the context as JSON.
+MAX_CONTEXT_BYTES = 64 * 1024
+#: Levels of objects and lists in the context.
+MAX_CONTEXT_DEPTH = 16
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_LINE_BREAK = re.compile(r"[\n\r\t\u0085\u2028\u2029]")
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_ADDRESS = re.compile(r"^[^@\s<>,;:\"()\[\]\\]+@[^@\s<>,;:\"()\[\]\\]+$")
+
+
+def _no_control(value: str) -> str:
+    if _CONTROL.search(value):
+        raise ValueError("no control characters and no lone surrogates")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if _LINE_BREAK.search(value):
+        raise ValueError("one line only")
+    return _no_control(value)
+
+
+def _safe_link(value: str) -> str:
+    scheme = _SCHEME.match(value)
+    if scheme and scheme[0].lower() not in ("http:", "https:", "mailto:"):
+        raise ValueError("a relative link, or one that starts with http:, https: or mailto:")
+    if re.search(r"\s", value):
+        raise ValueError("no white space")
+    return _no_control(value)
+
+
+def _address(value: str) -> str:
+    if not _ADDRESS.match(_one_line(value)):
+        raise ValueError("one bare address of the form local@domain")
+    return value
+
+
+def _lang(value: str) -> str:
+    try:
+        return normalize_lang(value)
+    except BellhopError as error:
+        raise ValueError(str(error).removeprefix("lang: ")) from None
+
+
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("outside the calendar in UTC") from None
+
+
+def _plain_json(value: Any) -> Any:
+    """The value as JSON holds it: dates become ISO 8601 text, decimals text, tuples lists.
+
+    Walked level by level, so that deep nesting is refused before anything recurses into it.
+    """
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, Mapping | list | tuple)]:
+        depth += 1
+        if depth > MAX_CONTEXT_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_CONTEXT_DEPTH} levels")
+        level = [child for item in level for child in _children(item)]
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_as_text)
+        size = len(text.encode())
+    except (TypeError, ValueError):
+        raise ValueError("JSON values only: no NaN or infinity, no lone surrogates, object keys are text") from None
+    if size > MAX_CONTEXT_BYTES:
+        raise ValueError(f"at most {MAX_CONTEXT_BYTES} bytes as JSON")
+    if "\\u0000" in text and _holds_nul(value):
+        raise ValueError("no NUL characters")
+    return json.loads(text)
+
+
+def _children(item: Any) -> Iterator[Any]:
+    if isinstance(item, Mapping):
+        if not all(isinstance(key, str) for key in item):
+            raise ValueError("object keys are text")
+        yield from item.values()
+    elif isinstance(item, list | tuple):
+        yield from item
+
+
+def _holds_nul(item: Any) -> bool:
+    if isinstance(item, str):
+        return "\0" in item
+    return any(map(_holds_nul, _children(item))) or (isinstance(item, Mapping) and any("\0" in key for key in item))
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    raise TypeError
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_one_line)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_one_line)]
+Text = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_no_control)]
+Link = Annotated[str, StringConstraints(min_length=1, max_length=2_000), AfterValidator(_safe_link)]
+Address = Annotated[str, StringConstraints(max_length=320), AfterValidator(_address)]
+Lang = Annotated[str, StringConstraints(max_length=35), AfterValidator(_lang)]
+Timezone = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$")]
+EventConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
+Context = Annotated[dict[str, Any], BeforeValidator(_plain_json)]
+Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Recipient(BaseModel):
+    """One entry of `to`: an id (with values that win over the directory), a username, or a group."""
+
+    model_config = _FROZEN
+
+    id: Id | None = None
+    username: Id | None = None
+    group: Id | None = None
+    email: Address | None = None
+    lang: Lang | None = None
+    timezone: Timezone | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_id(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(part is not None for part in (self.id, self.username, self.group)) != 1:
+            raise ValueError("exactly one of id, username and group")
+        if self.id is None and (self.email or self.lang or self.timezone):
+            raise ValueError("email, lang and timezone go with an id only")
+        return self
+
+    def to_wire(self) -> Any:
+        """The shortest JSON form: the bare id where nothing else is given."""
+        values = self.model_dump(exclude_none=True)
+        return self.id if set(values) == {"id"} else values
+
+
+def _as_list(value: Any) -> Any:
+    entries = value if isinstance(value, list | tuple) else [value]
+    if not entries:
+        raise ValueError("at least one recipient")
+    return entries
+
+
+class NotificationRequest(BaseModel):
+    """Tell these recipients that this happened. Field by field as in the README's table.
+
+    Build one with `parse`, whose errors name field and rule and never show a value.
+    """
+
+    model_config = _FROZEN
+
+    id: UUID = Field(default_factory=uuid7)
+    to: Annotated[tuple[Recipient, ...], Field(max_length=MAX_RECIPIENTS), BeforeValidator(_as_list)]
+    event_config_name: EventConfigName | None = None
+    title: Line | None = None
+    text: Text | None = None
+    lang: Lang | None = None
+    context: Context = Field(default_factory=dict)
+    should_email: StrictBool | None = None
+    sender_id: Id | None = None
+    link: Link | None = None
+    parent_id: UUID | None = None
+    scope: Id | None = None
+    object_type: Annotated[Id, StringConstraints(max_length=100)] | None = None
+    object_id: Id | None = None
+    send_at: Moment | None = None
+    expire_at: Moment | None = None
+    idempotency_key: Id | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.event_config_name and (self.title is not None or self.text is not None):
+            raise ValueError("title and text are given only without event_config_name")
+        if not self.event_config_name and self.title is None:
+            raise ValueError("event_config_name, or else title")
+        if not self.event_config_name and self.context:
+            raise ValueError("context is given only with event_config_name")
+        if self.object_id is not None and self.object_type is None:
+            raise ValueError("object_id needs object_type: an id alone could be another object's")
+        if self.send_at and self.expire_at and self.expire_at <= self.send_at:
+            raise ValueError("expire_at is later than send_at")
+        return self
+
+    @classmethod
+    def parse(cls, values: Any) -> Self:
+        """Check a request from the wire or from keyword arguments.
+
+        Raises InvalidRequest naming every wrong field and its rule, without any value.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InvalidRequest(complaints(error)) from None
+
+    def to_wire(self) -> dict[str, Any]:
+        """The request as a JSON object, without absent fields."""
+        wire = self.model_dump(mode="json", exclude={"to"}, exclude_none=True)
+        return {**wire, "to": [recipient.to_wire() for recipient in self.to]}
+
+    def fingerprint(self) -> str:
+        """What was asked, as a hash: equal for two requests that differ in their id alone."""
+        wire = {**self.to_wire(), "id": None}
+        return hashlib.sha256(json.dumps(wire, sort_keys=True).encode()).hexdigest()
+
+
+def complaints(error: ValidationError) -> str:
+    """Pydantic's account as one line of `field: rule`, without the values."""
+    return "; ".join(sorted({_complaint(one) for one in error.errors(include_input=False, include_url=False)}))
+
+
+def _complaint(one: Any) -> str:
+    if one["type"] in ("extra_forbidden", "unexpected_keyword_argument", "invalid_key"):
+        return f"{_place(one['loc'][:-1])}: an unknown field{_named(one['loc'][-1])}"
+    if one["type"] == "uuid_parsing":  # pydantic's words quote a character of the value
+        return f"{_place(one['loc'])}: Input should be a valid UUID"
+    return f"{_place(one['loc'])}: {str(one['msg']).removeprefix('Value error, ')}"
+
+
+def _place(loc: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in loc) or "request"
+
+
+def _named(name: Any) -> str:
+    """An unknown field's name, unless it could itself be somebody's data."""
+    return f" `{name}`" if isinstance(name, str) and re.fullmatch(r"[a-zA-Z][a-zA-Z_]{0,39}", name) else ""

@@ -1,0 +1,104 @@
+"""The only reader of the environment. Every field is a variable of the same name in capitals.
+
+`config/worker.env.example` lists them all; a test compares the two.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from worker.errors import InvalidSettings
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+def _crontab(value: str) -> str:
+    if len(value.split()) != 5:
+        raise ValueError("five crontab fields: minute hour day-of-month month day-of-week")
+    return value
+
+
+class Settings(BaseSettings):
+    """Bellhop's settings; secrets are masked when printed."""
+
+    model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True)
+
+    database_url: SecretStr = SecretStr("sqlite:///.bellhop/bellhop.db")
+    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    result_backend: SecretStr | None = None
+    """Where `inbox.*` and `recipients.*` results go; absent: the broker, where it is Redis, else none."""
+
+    smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:25")
+    """`smtp://user:password@host:587` (STARTTLS where offered; `?tls=none|optional|required`), or `smtps://` (TLS)."""
+    smtp_timeout_seconds: Seconds = 20
+    email_from: str = "Bellhop <bellhop@localhost>"
+
+    default_lang: str = "en"
+    config_dir: Path | None = None
+    """Holds events.toml; absent: `config` of the working directory, else the one shipped in the package."""
+    templates_dir: Path | None = None
+    """Absent: `templates` of the working directory, else the ones shipped in the package."""
+
+    brand_name: str = "Bellhop"
+    """Shown in the frame of every mail, as are the colour, logo and footer."""
+    brand_color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#1f5fa8"
+    brand_logo_url: str = ""
+    brand_footer: str = ""
+
+    create_batch: Count = 1000
+    """Recipients created in one transaction; larger audiences are fanned out."""
+    deliver_batch: Count = 50
+    """Deliveries claimed and sent by one task."""
+    lease_seconds: Seconds = 300
+    """A claimed delivery whose worker says nothing for this long is taken up again."""
+    handover_seconds: Seconds = 60
+    """A due delivery that nobody claimed for this long after hand-over is handed over again."""
+    dispatch_every_seconds: Seconds = 5
+    max_attempts: Count = 12
+    retry_base_seconds: Seconds = 10
+    retry_max_seconds: Seconds = 3600
+    unknown_policy: Literal["resend", "hold"] = "resend"
+    """A mail that the server may have taken: send again with the same Message-ID, or hold it for the operator."""
+
+    seen_retention_days: Annotated[int, Field(ge=0)] = 90
+    purge_cron: Annotated[str, AfterValidator(_crontab)] = "17 3 * * *"
+    """When the purge runs, in UTC."""
+    purge_batch: Count = 2000
+    purge_budget_seconds: Seconds = 50
+    request_retention_days: Annotated[int, Field(gt=0)] = 30
+    """How long the record of a request (its id, idempotency key and hash) is kept."""
+
+    visibility_timeout_seconds: Count = 300
+    """After this long the Redis broker hands an unacknowledged message to another worker."""
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Read the environment once per process.
+
+    Raises InvalidSettings naming each wrong variable and its rule, never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(_complaint(e) for e in error.errors())) from None
+
+
+def shipped(folder: str, marker: str) -> Path:
+    """The folder of the working directory if it holds `marker`, else the one that comes with the package.
+
+    A source checkout has it beside the package, an installed wheel inside it.
+    """
+    package = Path(__file__).parent
+    for home in (Path.cwd(), package / "_shipped"):
+        if (home / folder / marker).exists():
+            return home / folder
+    return package.parent / folder
+
+
+def _complaint(error: Any) -> str:
+    return f"{'.'.join(str(part) for part in error['loc']).upper()}: {error['msg']}"
