@@ -23,7 +23,7 @@ BROKEN := $(shell test ! -e $(VENV)/.made || $(BIN)/python -c "" 2>/dev/null || 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test lint lock clean broken
+.PHONY: help demo up test golden lint lock clean broken
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,11 +37,16 @@ up: $(VENV)/.run $(SERVER_REDIS) ## Run worker, beat and Flower until Ctrl-C; no
 test: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Run the tests; ARGS="-k inbox" chooses some
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.test ## Check style, format, types and the direction of imports
+golden: $(VENV)/.test ## Keep what the templates give now as right, after a change of texts; never in CI
+	@$(BIN)/python -m tests.test_golden
+	@git status --short -- tests/golden && git --no-pager diff --stat -- tests/golden
+
+lint: $(VENV)/.test ## Check style, format, types, the direction of imports, events and templates
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/bellhop lint
 
 lock: $(VENV)/.lock ## Write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
 	@$(COMPILE) $(UPGRADE) pyproject.toml --group build --group test --group lint -o requirements/test.txt

@@ -32,11 +32,14 @@ to_self = false
 
 TEMPLATES = {
     "_layout/email.html": (
-        '<html lang="{{ lang }}" dir="{{ dir }}"><head><title>{{ subject }}</title></head><body>{{ body }}</body></html>'
+        '<html lang="{{ lang }}" dir="{{ dir }}"><head><title>{{ subject }}</title></head>'
+        "<body>{{ body }}</body></html>"
     ),
     "_layout/email.txt": "{{ body }}\n",
     "book_available/en/title.txt": "{{ title }} is here",
-    "book_available/en/text.txt": "Pick up {{ title }}{% if pickup_location is defined %} at {{ pickup_location }}{% endif %}.",
+    "book_available/en/text.txt": (
+        "Pick up {{ title }}{% if pickup_location is defined %} at {{ pickup_location }}{% endif %}."
+    ),
     "book_available/en/email.html": "<p>Pick up <b>{{ title }}</b>.</p>",
     "book_available/de/title.txt": "{{ title }} ist da",
     "book_available/de/text.txt": "{{ title }} liegt bereit.",

@@ -10,7 +10,9 @@ from sqlalchemy import Engine
 from tests.catalogue import write_catalogue
 from tests.servers import PostgresServer
 from worker import database, deliver, events, render, settings
+from worker.channels.email import EmailChannel
 
+Configure = Callable[..., None]
 ROOT = Path(__file__).parent.parent
 
 
@@ -19,6 +21,9 @@ def forget() -> None:
     for engine in database._engines.values():
         engine.dispose()
     database._engines.clear()
+    for channel in deliver._channels.values():
+        if isinstance(channel, EmailChannel):
+            channel.close()
     deliver._channels.clear()
     for cached in (
         settings.get_settings,

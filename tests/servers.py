@@ -93,6 +93,10 @@ class Process:
         """Ask it alone to end by SIGTERM, then end the whole group by SIGKILL after the deadline."""
         self._child.stop(deadline_seconds)
 
+    def tell(self, number: int) -> None:
+        """Send a signal to it alone."""
+        os.kill(self.pid, number)
+
     def kill_group(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to it and all its children; SIGKILL also reaps it."""
         if number == signal.SIGKILL:

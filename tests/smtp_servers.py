@@ -120,13 +120,15 @@ class Act(Enum):
     """What the scripted server does instead of answering."""
 
     CUT = auto()
-    """Closes the connection."""
+    """Closes the connection; the other side sees its end."""
     RESET = auto()
     """Closes it with a TCP reset."""
     STALL = auto()
     """Says nothing until the other side or the test ends."""
     DRIP = auto()
     """Sends a line every 50 ms of an answer that never ends."""
+    FLOOD = auto()
+    """Sends a line that never ends, as fast as it is read."""
 
 
 Answer = str | Act
@@ -253,6 +255,13 @@ class ScriptedSmtp:
     def _do(self, connection: socket.socket, act: Act) -> str:
         if act is Act.RESET:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if act is Act.CUT:
+            # A close with unread octets would be a reset.
+            connection.shutdown(socket.SHUT_WR)
+            connection.settimeout(1)
+            connection.recv(65536)
+        while act is Act.FLOOD:
+            connection.sendall(b"250-" * 10_000)
         while act is Act.DRIP and not self._stopped.wait(0.05):
             connection.sendall(b"250-more\r\n")
         if act is Act.STALL:

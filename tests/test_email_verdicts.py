@@ -1,3 +1,4 @@
+import contextlib
 import socket
 import time
 
@@ -117,6 +118,19 @@ def test_no_server_is_transient(url: str) -> None:
     assert outcome.detail in ("connect: connection refused", "connect: host name not found")
 
 
+def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
+    """Connecting has the time-out, too: here the queue of a server that accepts nobody is full."""
+    with socket.create_server((HOST, 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        port = full.getsockname()[1]
+        with contextlib.suppress(TimeoutError):
+            while True:
+                waiting.enter_context(socket.create_connection((HOST, port), timeout=0.2))
+        with channel_to(f"smtp://{HOST}:{port}", timeout=0.3) as channel:
+            [outcome] = channel.send([parcel()])
+
+    assert (Verdict.TRANSIENT, "connect: no answer in time") == (outcome.verdict, outcome.detail)
+
+
 def test_a_message_above_the_servers_size_is_not_sent() -> None:
     """A declared SIZE decides before MAIL FROM; the connection serves the next parcel."""
     with ScriptedSmtp({"ehlo": "250-x\r\n250 SIZE 2000"}) as server, channel_to(server.url) as channel:
@@ -186,9 +200,9 @@ def test_a_detail_is_short_and_printable() -> None:
     assert outcome.detail.isprintable()
 
 
-def test_a_reply_that_does_not_end_is_not_read_to_the_end() -> None:
-    """A server that floods instead of answering is left."""
-    flood = "250-" + "x" * 100_000
+@pytest.mark.parametrize("flood", [Act.FLOOD, "250-" + "x" * 100_000, "250-x\r\n" * 20_000 + "250 x"])
+def test_a_reply_that_does_not_end_is_not_read_to_the_end(flood: Answer) -> None:
+    """A server that floods instead of answering is left, with one long line or many short ones."""
     with ScriptedSmtp({"rcpt": [flood, "250 ok"]}) as server, channel_to(server.url) as channel:
         flooded, next_one = channel.send([parcel(), parcel()])
 

@@ -1,4 +1,5 @@
 import re
+from base64 import b64decode
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -97,6 +98,8 @@ def test_encoded_words_keep_their_limits(subject: str) -> None:
     for line in head.split(b"\r\n"):
         assert b"=?" not in line or len(line) <= 76
         assert len(line) <= 998
+    for word in re.findall(rb"=\?utf-8\?b\?(.*?)\?=", head):
+        b64decode(word, validate=True).decode()
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,7 @@ def test_a_language_that_is_none_is_left_out() -> None:
         ("reader@localhost", "reader@localhost"),
         ("reader@[192.0.2.1]", "reader@[192.0.2.1]"),
         ("reader@bücher.example", "reader@xn--bcher-kva.example"),
+        ("reader@BÜCHER.example", "reader@xn--bcher-kva.example"),
         ("reader@faß.example", "reader@xn--fa-hia.example"),
         ("reader@例え.jp", "reader@xn--r8jz45g.jp"),
         ("读者@例え.jp", "读者@xn--r8jz45g.jp"),

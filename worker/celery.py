@@ -1,5 +1,6 @@
 """Composition root: the app, its queues, routes and beat schedule. `celery -A worker worker|beat|flower` finds it."""
 
+import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -22,8 +23,8 @@ from worker.events import get_events
 from worker.request import complaints
 from worker.settings import Settings, get_settings
 
-#: Seconds a task may run before it is asked to stop, and before it is killed; both less than the visibility time-out.
-SOFT_TIME_LIMIT, TIME_LIMIT = 240, 270
+#: Seconds after its time limit that a task is killed.
+KILL_AFTER = 30
 
 #: Seconds, the most that a task waits before it tries an unreachable database again.
 STORE_RETRY_MAX = 30
@@ -61,7 +62,8 @@ class BellhopTask(Task):
         except Exception as error:
             raise UnexpectedError(f"{_name(error)} at {_place(error)}") from None
         delay = min(2**self.request.retries, STORE_RETRY_MAX)
-        raise self.retry(exc=reason, countdown=delay, max_retries=None) from None
+        # None would stand for Celery's default of three.
+        raise self.retry(exc=reason, countdown=delay, max_retries=sys.maxsize) from None
 
 
 def _name(error: Exception) -> str:
@@ -109,8 +111,8 @@ def make_app(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_acks_late=True,
         task_retry_on_worker_lost=True,
-        task_soft_time_limit=SOFT_TIME_LIMIT,
-        task_time_limit=TIME_LIMIT,
+        task_soft_time_limit=settings.task_time_limit_seconds,
+        task_time_limit=settings.task_time_limit_seconds + KILL_AFTER,
         task_queues=[Queue(name) for name in QUEUES],
         task_default_queue="notifications",
         task_routes=[{name: {"queue": queue} for name, queue in ROUTES.items()}],
@@ -186,12 +188,11 @@ def refuse_to_start(**_: Any) -> None:
     try:
         get_events()
         check_schema(get_engine())
+        get_engine().dispose()
     except BellhopError as error:
         raise SystemExit(f"bellhop: {error}") from None
     except OperationalError as error:
         raise SystemExit(f"bellhop: the database cannot be reached ({_name(error)}); see DATABASE_URL") from None
-    finally:
-        get_engine().dispose()
 
 
 app = make_app(get_settings())

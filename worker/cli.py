@@ -11,14 +11,17 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.exc import OperationalError
 
 from worker import inbox as inboxes
 from worker import purge as purging
-from worker.client import connect, notify
+from worker.client import PublishError, connect, notify
 from worker.database import check_schema, get_engine, transaction, upgrade
 from worker.errors import BellhopError
 from worker.events import get_events
+from worker.preview import as_dict, make_preview, read_context, show
+from worker.preview.gallery import write_gallery
 from worker.render import langs
 from worker.settings import get_settings
 
@@ -52,7 +55,7 @@ def cli() -> None:
 def init_db() -> None:
     """Create the tables, or migrate them to this version."""
     upgrade(get_engine())
-    console.print(f"The schema of {get_engine().url.render_as_string(hide_password=True)} is up to date.")
+    console.print(f"The schema of {get_engine().url.render_as_string(hide_password=True)} is up to date.", markup=False)
 
 
 @cli.command()
@@ -90,7 +93,7 @@ def inbox(recipient: str, unseen: bool, limit: int, as_json: bool) -> None:
     table = Table("when (UTC)", "event", "lang", "title", "text", "seen")
     for row in page.items:
         when, seen = f"{row.created_at:%Y-%m-%d %H:%M}", f"{row.seen_at:%Y-%m-%d %H:%M}" if row.seen_at else "no"
-        table.add_row(when, row.event_config_name or "", row.lang, row.title, row.text, seen)
+        table.add_row(when, row.event_config_name or "", row.lang, Text(row.title), Text(row.text), seen)
     console.print(table)
     console.print(f"{counts.total} in all, {counts.unseen} unseen")
 
@@ -110,6 +113,77 @@ def events(as_json: bool) -> None:
         required, optional = ", ".join(event.required), ", ".join(event.optional)
         table.add_row(event.name, active, email, required, optional, " ".join(langs(event.name)))
     console.print(table)
+
+
+@cli.command()
+@click.argument("event", required=False)
+@click.option("--lang", help="The reader's language; else the default one.")
+@click.option("--all", "every", is_flag=True, help="Every language the event has.")
+@click.option("--context", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON; else the example.")
+@click.option("--timezone", default="UTC", show_default=True, help="The reader's time zone.")
+@click.option("--html", type=click.File("w", encoding="utf-8", lazy=True), help="Write the HTML mail to this file.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list.")
+@click.option("--gallery", type=click.Path(file_okay=False, path_type=Path), help="Write pages of every language here.")
+def preview(event: str | None, context: Path | None, timezone: str, gallery: Path | None, **chosen: Any) -> None:
+    """Show an event as readers get it, or make a gallery of it, or without EVENT of all events."""
+    values = read_context(context) if context else None
+    if gallery and not any(chosen.values()):
+        _write_gallery(gallery, [event] if event else [], values, timezone)
+    elif event and not gallery and not (chosen["every"] and (chosen["lang"] or chosen["html"])):
+        _show_previews(event, values, timezone, **chosen)
+    else:
+        raise click.UsageError("EVENT with --lang (and --html) or --all, or --gallery without any of these")
+
+
+def _show_previews(
+    event: str, values: dict[str, Any] | None, timezone: str, *, lang: str | None, every: bool, html: Any, as_json: bool
+) -> None:
+    asked = langs(event) if every else []
+    tags = asked or [lang or get_settings().default_lang]
+    previews = [make_preview(event, tag, values, timezone=timezone) for tag in tags]
+    if html:
+        html.write(previews[0].rendered.email_html)
+    if as_json:
+        click.echo(json.dumps([as_dict(each) for each in previews], ensure_ascii=False, indent=2))
+        return
+    for each in previews:
+        show(console, each)
+
+
+def _write_gallery(folder: Path, names: list[str], values: dict[str, Any] | None, timezone: str) -> None:
+    try:
+        failures = write_gallery(folder, names, values, timezone=timezone)
+    except OSError as error:
+        raise click.ClickException(f"{folder}: {error.strerror}") from None
+    for failure in failures:
+        click.echo(failure, err=True)
+    click.echo(f"Open {folder / 'index.html'}")
+    sys.exit(1 if failures else 0)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list.")
+@click.option("--rules", "list_rules", is_flag=True, help="List the rules, and check nothing.")
+def lint(as_json: bool, list_rules: bool) -> None:
+    """Check the templates of every event in every language; exit code 1 if anything is found.
+
+    A comment in the file, or in the event's table of events.toml, lets a rule pass:
+    {# lint: allow RULE because REASON #}
+    """
+    from worker.lint import RULES
+    from worker.lint import lint as look
+
+    if list_rules:
+        click.echo("\n".join(f"{rule}: {words}" for rule, words in RULES.items()))
+        return
+    report = look()
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in report.findings], ensure_ascii=False, indent=2))
+    else:
+        for finding in report.findings:
+            click.echo(finding)
+    click.echo(report.summary(), err=True)
+    sys.exit(1 if report.findings else 0)
 
 
 @cli.command()
@@ -158,6 +232,8 @@ def main() -> None:
         sys.exit(f"bellhop: {error}")
     except OperationalError as error:
         sys.exit(f"bellhop: the database cannot be used ({type(error.orig).__name__}); see DATABASE_URL")
+    except PublishError:
+        sys.exit("bellhop: the broker could not be reached, nothing was asked; see BROKER_URL")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from celery import Celery, current_app
+from celery import exceptions as celery_exceptions
 
 from worker.request import NotificationRequest
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+#: What `notify` raises when the broker cannot be reached: kombu's OperationalError.
+PublishError = celery_exceptions.OperationalError
 
 #: Requests in one message of `notify_many`.
 CHUNK = 100
@@ -83,5 +87,11 @@ def _request(event_config_name: str | None, to: Any, fields: Mapping[str, Any]) 
 
 def _publish(app: Celery | None, name: str, kwargs: dict[str, Any]) -> None:
     (app or current_app).send_task(
-        name, kwargs=kwargs, queue="notifications", serializer="json", argsrepr=_HIDDEN, kwargsrepr=_HIDDEN
+        name,
+        kwargs=kwargs,
+        queue="notifications",
+        serializer="json",
+        argsrepr=_HIDDEN,
+        kwargsrepr=_HIDDEN,
+        ignore_result=True,  # else an application with a result backend subscribes to results that nobody stores
     )

@@ -6,16 +6,17 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Insert, or_, select
+from sqlalchemy import Insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from worker.attachments import File
 from worker.errors import BellhopError, IdempotencyConflict
 from worker.events import EventConfig, get_event
 from worker.ids import derive
-from worker.models import URGENCY, Base, Delivery, Notification, Request
+from worker.models import URGENCY, AttachmentContent, Base, Delivery, Notification, Request
 from worker.recipients import Addressee, Directory
-from worker.render import Rendered, render, render_literal
+from worker.render import Rendered, reload_changed, render, render_literal
 from worker.request import NotificationRequest
 from worker.settings import Settings, get_settings
 
@@ -25,6 +26,7 @@ class Created:
     """What a call to `create` did."""
 
     notifications: int = 0
+    """With those that were there before, where an event tells only once."""
     deliveries: int = 0
     repeated: int = 0
     """Requests that had been created before."""
@@ -41,6 +43,8 @@ class Prepared:
     request: NotificationRequest
     notifications: list[dict[str, Any]] = field(default_factory=list)
     deliveries: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The bytes that its emails carry, by their hash."""
 
 
 def create(session: Session, requests: Sequence[NotificationRequest], *, now: datetime) -> Created:
@@ -60,6 +64,8 @@ def prepare(
     session: Session, requests: Sequence[NotificationRequest], result: Created, now: datetime
 ) -> list[Prepared]:
     """Find the recipients, decide, render; what is wrong goes to `result.refused`. Writes nothing."""
+    if get_settings().templates_reload:
+        reload_changed()
     directory = Directory.load(session, requests)
     prepared = []
     for request in requests:
@@ -74,25 +80,30 @@ def _prepare(request: NotificationRequest, directory: Directory, now: datetime) 
     event = get_event(request.event_config_name) if request.event_config_name else None
     settings = get_settings()
     one = Prepared(request)
+    files = [attachment.as_file() for attachment in request.attachments]
     rendered: dict[tuple[str, str], Rendered] = {}
     for who in directory.addressees(request, settings.default_lang):
         if event and who.id == request.sender_id and not event.to_self:
             continue
         key = (who.lang, who.timezone)
         if key not in rendered:
-            rendered[key] = _render(request, who)
+            rendered[key] = _render(request, who, files)
         row = _notification(request, who, rendered[key], event, now)
         one.notifications.append(row)
         decision = directory.email_decision(who, request.should_email, event)
         if decision != "":
             skip = "expired" if row["expire_at"] and row["expire_at"] <= now else decision
-            one.deliveries.append(_delivery(row, who, rendered[key], skip, event, settings))
+            carried = () if skip else (*files, *rendered[key].images)
+            one.deliveries.append(_delivery(row, who, rendered[key], skip, event, settings, carried))
+            for file in carried:
+                keep_until = row["created_at"] + timedelta(days=settings.request_retention_days)
+                one.files[file.sha256] = {"sha256": file.sha256, "content": file.content, "keep_until": keep_until}
     return one
 
 
-def _render(request: NotificationRequest, who: Addressee) -> Rendered:
+def _render(request: NotificationRequest, who: Addressee, files: Sequence[File]) -> Rendered:
     if request.event_config_name:
-        return render(request.event_config_name, who.lang, request.context, timezone=who.timezone)
+        return render(request.event_config_name, who.lang, request.context, timezone=who.timezone, files=files)
     return render_literal(request.title or "", request.text or "", who.lang)
 
 
@@ -138,9 +149,15 @@ def _delivery(
     skip: str | None,
     event: EventConfig | None,
     settings: Settings,
+    files: Sequence[File],
 ) -> dict[str, Any]:
     due = row["created_at"]
-    parts = {"subject": rendered.subject, "text": rendered.email_text, "html": rendered.email_html}
+    parts: dict[str, Any] = {
+        "subject": rendered.subject,
+        "text": rendered.email_text,
+        "html": rendered.email_html,
+        "files": [[file.name, file.content_type, file.sha256, file.cid] for file in files],
+    }
     scheduled = due > row["updated_at"]
     return {
         "id": derive(row["id"], "email"),
@@ -173,7 +190,9 @@ def record(
     for request in requests:
         if by_id.setdefault(request.id, request).fingerprint() != request.fingerprint():
             result.refused[request.id] = IdempotencyConflict()
-    rows = [request_row(request, now, status) for request in by_id.values() if request.id not in result.refused]
+    # In one order everywhere, as two transactions must not wait for each other; of equal keys the first asked is first.
+    ordered = sorted(by_id.values(), key=lambda one: one.idempotency_key or one.id.hex)
+    rows = [request_row(request, now, status) for request in ordered if request.id not in result.refused]
     statement = insert_new(session, Request).returning(Request.id)
     inserted = set(session.scalars(statement, rows)) if rows else set()
     for request in requests:
@@ -214,15 +233,28 @@ def write(session: Session, fresh: Sequence[Prepared], result: Created, now: dat
     deliveries = [row for one in fresh for row in one.deliveries]
     for model, rows in ((Notification, notifications), (Delivery, deliveries)):
         if rows:
-            session.execute(insert_new(session, model), rows)
+            session.execute(insert_new(session, model), sorted(rows, key=lambda row: row["id"]))
+    _keep_files(session, {sha256: row for one in fresh for sha256, row in one.files.items()})
     result.notifications, result.deliveries = len(notifications), len(deliveries)
     for row in deliveries:
         if row["status"] == "pending" and row["due_at"] <= now:
             result.due.setdefault(row["urgency"], []).append(row["id"])
 
 
+def _keep_files(session: Session, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep the bytes once for all mails, as long as the latest of them may need."""
+    if not files:
+        return
+    session.execute(insert_new(session, AttachmentContent), [dict(files[sha256]) for sha256 in sorted(files)])
+    for sha256, row in sorted(files.items()):
+        late = AttachmentContent.keep_until < row["keep_until"]
+        later = update(AttachmentContent).where(AttachmentContent.sha256 == sha256, late)
+        session.execute(later.values(keep_until=row["keep_until"]))
+
+
 def insert_new(session: Session, model: type[Base]) -> Insert:
     """An insert that passes over rows that are there: whatever is made twice has the same ids."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement: Insert = dialect.insert(model).on_conflict_do_nothing()
-    return statement
+    # Without it, rows with nulls in different columns each take a statement of their own.
+    return statement.execution_options(render_nulls=True)

@@ -4,7 +4,7 @@ Claiming, sending and recording are separate: no transaction is open while the o
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,10 +13,11 @@ from uuid import UUID
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from worker.attachments import File
 from worker.channels import CHANNELS, Channel, Outcome, Parcel, Verdict
 from worker.database import Transaction, utcnow
 from worker.events import get_events
-from worker.models import URGENCY, Delivery, Notification
+from worker.models import URGENCY, AttachmentContent, Delivery, Notification
 from worker.recipients import suppressed
 from worker.settings import Settings, get_settings
 
@@ -89,16 +90,17 @@ def claim(
     )
     rows = list(session.scalars(statement))
     about = _notifications(session, [row.notification_id for row in rows])
+    contents = _contents(session, rows)
     refused = suppressed(session, [row.address for row in rows if row.address])
     claimed = []
     for row in sorted(rows, key=lambda row: (row.urgency, row.due_at, row.id)):
         notification = about[row.notification_id]
-        reason = _why_not(row, notification, refused, now)
+        reason = _why_not(row, notification, refused, contents, now)
         if reason:
             row.status, row.reason, row.parts = "skipped", reason, None
             result.skipped += 1
         else:
-            claimed.append(Claimed(row.id, row.channel, row.attempts, _parcel(row, notification)))
+            claimed.append(Claimed(row.id, row.channel, row.attempts, _parcel(row, notification, contents)))
     return claimed
 
 
@@ -107,18 +109,37 @@ def _notifications(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
     return {row.id: row for row in session.execute(select(*columns).where(Notification.id.in_(ids)))}
 
 
-def _why_not(row: Delivery, notification: Any, refused: set[str], now: datetime) -> str | None:
+def _contents(session: Session, rows: Sequence[Delivery]) -> dict[str, bytes]:
+    wanted = {sha256 for row in rows for _, _, sha256, _ in _files(row)}
+    if not wanted:
+        return {}
+    statement = select(AttachmentContent.sha256, AttachmentContent.content)
+    kept = session.execute(statement.where(AttachmentContent.sha256.in_(wanted)))
+    return {sha256: content for sha256, content in kept}
+
+
+def _files(row: Delivery) -> list[tuple[str, str, str, str | None]]:
+    files: list[tuple[str, str, str, str | None]] = (row.parts or {}).get("files", [])
+    return files
+
+
+def _why_not(
+    row: Delivery, notification: Any, refused: set[str], contents: Mapping[str, bytes], now: datetime
+) -> str | None:
     """What has changed since the delivery was written."""
     event = get_events().get(notification.event_config_name)
     if row.expire_at and row.expire_at <= now:
         return "expired"
     if (row.address or "").lower() in refused:
         return "suppressed"
+    if any(sha256 not in contents for _, _, sha256, _ in _files(row)):
+        return "attachment_gone"
     return "event_inactive" if event and not event.active else None
 
 
-def _parcel(row: Delivery, notification: Any) -> Parcel:
-    return Parcel(row.id, row.address or "", notification.lang, row.parts or {}, notification.created_at)
+def _parcel(row: Delivery, notification: Any, contents: Mapping[str, bytes]) -> Parcel:
+    files = tuple(File(name, kind, contents[sha256], cid) for name, kind, sha256, cid in _files(row))
+    return Parcel(row.id, row.address or "", notification.lang, row.parts or {}, notification.created_at, files)
 
 
 def _send(
@@ -214,15 +235,16 @@ def take_due(session: Session, now: datetime, limit: int) -> dict[int, list[UUID
             .order_by(Delivery.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
+            .cte()  # as a subquery PostgreSQL may run it again for each row, and the limit would not hold
         )
         statement = (
             update(Delivery)
-            .where(Delivery.id.in_(free.scalar_subquery()))
+            .where(Delivery.id.in_(select(free.c.id)))
             .values(lease_until=now + timedelta(seconds=settings.handover_seconds))
             .returning(Delivery.due_at, Delivery.id)
             .execution_options(synchronize_session=False)
         )
-        found = sorted(session.execute(statement).tuples())
+        found = sorted((due, id) for due, id in session.execute(statement))
         limit -= len(found)
         if found:
             taken[urgency] = [id for _due, id in found]

@@ -18,6 +18,10 @@ class InvalidRequest(BellhopError):
     """The request breaks the contract; the message names the field and the rule."""
 
 
+class InvalidQuery(BellhopError):
+    """The query of a list is not one; the message names the column and what was expected there."""
+
+
 class InvalidEventConfig(BellhopError):
     """config/events.toml is wrong; the message names the file, the event and the field."""
 

@@ -43,6 +43,8 @@ class EventConfig(BaseModel):
     """Whether the sender is told of their own doing."""
     secret: tuple[Name, ...] = ()
     """Context names that are not kept with the notification, such as a password reset's link."""
+    data: tuple[Name, ...] = ()
+    """Context names that are kept with the notification and shown in no text, such as an id to link by."""
     example: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -53,8 +55,10 @@ class EventConfig(BaseModel):
         declared = {*self.required, *self.optional}
         if taken := declared & RESERVED:
             raise ValueError(f"names that every template has already: {', '.join(sorted(taken))}")
-        if undeclared := {*self.kinds, *self.example, *self.secret} - declared:
-            raise ValueError(f"in kinds, example or secret, but not declared: {', '.join(sorted(undeclared))}")
+        if undeclared := {*self.kinds, *self.example, *self.secret, *self.data} - declared:
+            raise ValueError(f"in kinds, example, secret or data, but not declared: {', '.join(sorted(undeclared))}")
+        if unkept := set(self.data) & set(self.secret):
+            raise ValueError(f"both data, which is kept, and secret, which is not: {', '.join(sorted(unkept))}")
         return self
 
     def check_context(self, context: Mapping[str, Any]) -> None:
@@ -126,7 +130,12 @@ def _load_event(path: Path, name: str, table: Any) -> EventConfig:
 @lru_cache(maxsize=1)
 def get_events() -> dict[str, EventConfig]:
     """The event configs of this process, read once. Raises InvalidEventConfig."""
-    return load_events((get_settings().config_dir or shipped("config", "events.toml")) / "events.toml")
+    return load_events(events_file())
+
+
+def events_file() -> Path:
+    """Where the event configs are."""
+    return (get_settings().config_dir or shipped("config", "events.toml")) / "events.toml"
 
 
 def get_event(name: str) -> EventConfig:

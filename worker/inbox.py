@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, true, tuple_, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
+from worker import cql
 from worker.errors import InvalidRequest
 from worker.models import Notification
 
@@ -30,7 +31,7 @@ class Page:
 
     items: list[Notification]
     next_cursor: str | None
-    """Give it back as `cursor` for the following page; None at the end."""
+    """Give it back as `cursor` for the following page; None at the end, and where a query sorts."""
     page: int | None = None
     per_page: int = 10
     total: int | None = None
@@ -44,7 +45,7 @@ class Page:
     @property
     def has_next(self) -> bool:
         """Whether more follows."""
-        return self.next_cursor is not None
+        return self.next_cursor is not None or (self.page or 0) < (self.pages or 0)
 
     @property
     def has_prev(self) -> bool:
@@ -96,15 +97,24 @@ def list(
     page: int | None = None,
     per_page: int = 10,
     cursor: str | None = None,
+    query: str | None = None,
 ) -> Page:
     """A page of notifications, newest first (or oldest first with `order="asc"`).
 
     Go on with `cursor` (quick at any depth), or jump with `page` (counts, as FitTrackee's pagination does).
-    Raises InvalidRequest for a page, size, order or cursor that is none.
+    `query` narrows the list further, in the language of `worker.cql`. Where it sorts, `order` only decides between
+    equals, and one goes on with `page` alone, from 1.
+    Raises InvalidRequest for a page, size, order or cursor that is none, and InvalidQuery.
     """
     _check_paging(order, page, per_page, cursor)
     condition = _filtered(recipient_id, seen, event_config_name, scope)
-    statement = _ordered(select(Notification).where(condition), order)
+    matches, sort = (true(), []) if query is None else cql.compile(cql.parse(query))
+    if sort and cursor is not None:
+        raise InvalidRequest("cursor: not where the query sorts; use page")
+    if sort and page is None:
+        page = 1
+    condition &= matches
+    statement = _ordered(select(Notification).where(condition).order_by(*sort), order)
     if cursor is not None:
         place = tuple_(Notification.created_at, Notification.id)
         at = _decode(cursor)
@@ -112,7 +122,7 @@ def list(
     if page is not None:
         statement = statement.offset((page - 1) * per_page)
     items = [*session.scalars(statement.limit(per_page + 1))]
-    following = _encode(items[per_page - 1]) if len(items) > per_page else None
+    following = _encode(items[per_page - 1]) if len(items) > per_page and not sort else None
     total = None if page is None else session.scalar(select(func.count()).select_from(Notification).where(condition))
     return Page(items[:per_page], following, page, per_page, total)
 
@@ -142,7 +152,7 @@ def _decode(cursor: str) -> tuple[datetime, UUID]:
     try:
         moment, id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         return datetime.fromisoformat(moment).astimezone(UTC), UUID(id)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise InvalidRequest("cursor: not one that a page gave") from None
 
 

@@ -24,6 +24,7 @@ def list_(
     page: int | None = None,
     per_page: int = 10,
     cursor: str | None = None,
+    query: str | None = None,
 ) -> dict[str, Any]:
     """As `worker.inbox.list`; the items as JSON objects."""
     with transaction() as session:
@@ -37,6 +38,7 @@ def list_(
             page=page,
             per_page=per_page,
             cursor=cursor,
+            query=query,
         )
         return inbox.page_as_dict(found)
 

@@ -126,6 +126,17 @@ class Delivery(Base):
     )
 
 
+class AttachmentContent(Base):
+    """The bytes of a file that emails carry, kept once for all of them."""
+
+    __tablename__ = "attachments"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    content: Mapped[bytes]
+    keep_until: Mapped[datetime]
+    """Some time after the last email that may need it is due."""
+
+
 class Request(Base):
     """What was asked: the record that makes a repeated request harmless, and the durable queue."""
 

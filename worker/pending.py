@@ -72,22 +72,30 @@ def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = 
     """
     rows = _take(session, limit, bulk)
     result = Created()
-    requests = [NotificationRequest.parse(row.payload) for row in rows]
     small = []
-    for row, request in zip(rows, requests, strict=True):
-        if not bulk and audience(session, request) > get_settings().create_batch:
-            _fan_out_row(session, row, request, now)
-        else:
-            small.append(request)
-    prepared = creating.prepare(session, small, result, now)
-    for row, request in zip(rows, requests, strict=True):
-        error = result.refused.get(request.id)
-        if error:
-            row.status, row.error = "failed", f"{type(error).__name__}: {error}"
-        elif row.status == "pending":
-            row.status, row.payload = "created", None
+    for row in rows:
+        try:
+            request = NotificationRequest.parse(row.payload)
+            if bulk or audience(session, request) <= get_settings().create_batch:
+                small.append((row, request))
+                continue
+            with session.begin_nested():
+                _write_pages(session, request, now)
+            _settle(row, None)
+        except BellhopError as error:
+            _settle(row, error)
+    prepared = creating.prepare(session, [request for _row, request in small], result, now)
+    for row, request in small:
+        _settle(row, result.refused.get(request.id))
     creating.write(session, prepared, result, now)
     return len(rows), result
+
+
+def _settle(row: Request, error: BellhopError | None) -> None:
+    if error:
+        row.status, row.error = "failed", f"{type(error).__name__}: {error}"
+    else:
+        row.status, row.payload = "created", None
 
 
 def _take(session: Session, limit: int, bulk: bool) -> Sequence[Request]:
@@ -99,15 +107,6 @@ def _take(session: Session, limit: int, bulk: bool) -> Sequence[Request]:
         .with_for_update(skip_locked=True)
     )
     return session.scalars(waiting).all()
-
-
-def _fan_out_row(session: Session, row: Request, request: NotificationRequest, now: datetime) -> None:
-    try:
-        _write_pages(session, request, now)
-    except BellhopError as error:
-        row.status, row.error = "failed", f"{type(error).__name__}: {error}"
-    else:
-        row.status, row.payload = "created", None
 
 
 def fan_out(session: Session, request: NotificationRequest, *, now: datetime) -> int:

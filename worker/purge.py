@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from worker.database import Transaction
 from worker.events import get_events
 from worker.ids import uuid7
-from worker.models import Delivery, Notification, PurgeRun, Request
+from worker.models import AttachmentContent, Delivery, Notification, PurgeRun, Request
 from worker.settings import get_settings
 
 
@@ -40,11 +40,13 @@ def purge_seen(
         with begin() as session:
             count = session.scalar(select(func.count()).select_from(Notification).where(past))
         return Purged(count or 0, True, cutoff)
-    started, removed, last = time.monotonic(), 0, settings.purge_batch
-    while last == settings.purge_batch and time.monotonic() - started < settings.purge_budget_seconds:
+    started, removed = time.monotonic(), 0
+    while True:
         with begin() as session:
             last = _remove_batch(session, past, settings.purge_batch)
         removed += last
+        if last < settings.purge_batch or time.monotonic() - started > settings.purge_budget_seconds:
+            break
     purged = Purged(removed, last < settings.purge_batch, cutoff)
     with begin() as session:
         session.add(_ledger_row(purged, now, time.monotonic() - started))
@@ -96,9 +98,12 @@ def retract(session: Session, object_type: str, object_id: str, event_config_nam
 
 
 def purge_requests(begin: Transaction, *, now: datetime) -> int:
-    """Forget requests, with their idempotency keys, that were created `REQUEST_RETENTION_DAYS` ago or earlier."""
+    """Forget requests, with their idempotency keys, that were created before `REQUEST_RETENTION_DAYS` ago."""
     settings = get_settings()
     cutoff = now - timedelta(days=settings.request_retention_days)
+    with begin() as session:
+        # Files that no email can need any more.
+        session.execute(delete(AttachmentContent).where(AttachmentContent.keep_until < now))
     old = select(Request.id).where(Request.status == "created", Request.created_at < cutoff)
     removed, last = 0, settings.purge_batch
     while last == settings.purge_batch:

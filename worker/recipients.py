@@ -247,8 +247,7 @@ def _rows_in(session: Session, model: type[T], column: Any, values: set[str]) ->
 def _select_in(session: Session, model: Any, column: Any, values: set[str], other: Any) -> Iterator[tuple[str, str]]:
     for chunk in _chunks(sorted(values)):
         statement = select(column, other).where(column.in_(chunk)).order_by(column, other)
-        for key, value in session.execute(statement):
-            yield key, value
+        yield from session.execute(statement)
 
 
 def _chunks(values: list[T]) -> Iterator[list[T]]:

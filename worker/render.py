@@ -2,31 +2,33 @@
 
 import re
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import css_inline
-from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, UndefinedError
+from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from worker.attachments import File
 from worker.errors import BellhopError, TemplateFailed, TemplateMissing
-from worker.events import get_event
+from worker.events import events_file, get_event, get_events
 from worker.formats import direction, filters
+from worker.images import Images, image_filters
 from worker.lang import fallback_chain
 from worker.settings import get_settings, shipped
+from worker.styles import FRAME, PARAGRAPHS, StyledLoader
 
 #: Characters of a title or subject; what is longer is cut.
 MAX_LINE = 500
 #: Characters of any rendered part.
 MAX_PART = 500_000
 
-_inliner = css_inline.CSSInliner(keep_style_tags=True, load_remote_stylesheets=False)
+_stamp = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +42,50 @@ class Rendered:
     subject: str
     email_text: str
     email_html: str
+    images: tuple[File, ...] = ()
+    """Inline images that the templates made."""
 
 
-def render(event_config_name: str, lang: str, context: Mapping[str, Any], *, timezone: str = "UTC") -> Rendered:
+def render(
+    event_config_name: str,
+    lang: str,
+    context: Mapping[str, Any],
+    *,
+    timezone: str = "UTC",
+    files: Sequence[File] = (),
+) -> Rendered:
     """Render every part of an event in the nearest language that has it.
 
     All parts come from one language of the chain `pt-BR`, `pt`, default. `timezone` (IANA name) is the zone in which
-    dates are shown.
+    dates are shown; `files` are those of the request, of which html parts may show the inline ones.
 
     Raises UnknownEvent, InactiveEvent, InvalidContext, InvalidLanguage, TemplateMissing or TemplateFailed.
     """
     get_event(event_config_name).check_context(context)
     used = nearest_lang(event_config_name, lang)
-    values = {**context, "timezone": timezone}
+    images = Images(files)
+    values = {**context, "timezone": timezone, Images.NAME: images}
 
     def part(name: str) -> str | None:
-        template = _template(used, f"{event_config_name}/{used}/{name}")
-        return None if template is None else _run(template, values)
+        return render_file(f"{event_config_name}/{used}/{name}", used, values)
 
     title, text = _line(part("title.txt") or ""), (part("text.txt") or "").strip()
     subject = _line(part("subject.txt") or title)
     html = part("email.html")
-    return _framed(used, title, text, subject, part("email.txt") or text, None if html is None else Markup(html))
+    email_text = part("email.txt") or text
+    rendered = _framed(used, title, text, subject, email_text, None if html is None else Markup(html))
+    return replace(rendered, images=tuple(images.made.values())) if images.made else rendered
 
 
 def render_literal(title: str, text: str, lang: str) -> Rendered:
     """The parts of a notification whose text was given in the request, framed for email."""
     return _framed(lang, _line(title), text, _line(title), text or title, None)
+
+
+def render_file(name: str, lang: str, values: Mapping[str, Any]) -> str | None:
+    """Render one template, by its path below the templates folder; None where there is none. Raises TemplateFailed."""
+    template = _template(lang, name)
+    return None if template is None else _run(template, values)
 
 
 def check_all_langs(event_config_name: str, context: Mapping[str, Any]) -> None:
@@ -80,6 +99,17 @@ def langs(event_config_name: str) -> list[str]:
     """The languages that have a title and a text of the event, in alphabetical order."""
     folder = templates_dir() / event_config_name
     return sorted(path.parent.name for path in folder.glob("*/title.txt") if (path.parent / "text.txt").is_file())
+
+
+def reload_changed() -> None:
+    """Forget compiled templates and event configs if any file of theirs has changed since the last call."""
+    global _stamp
+    folders = (templates_dir(), events_file().parent)
+    stamp = max((path.stat().st_mtime for folder in folders for path in folder.rglob("*")), default=0.0)
+    if stamp != _stamp:
+        for cached in (nearest_lang, _environment, _template, get_events):
+            cached.cache_clear()
+    _stamp = stamp
 
 
 @lru_cache(maxsize=4096)
@@ -105,7 +135,7 @@ def templates_dir() -> Path:
 def _environment(lang: str) -> ImmutableSandboxedEnvironment:
     """A language has its own environment, so that threads that render different languages never mix them."""
     environment = ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(templates_dir()),
+        loader=StyledLoader(templates_dir()),
         undefined=StrictUndefined,
         autoescape=lambda name: name is not None and name.endswith(".html"),
         auto_reload=False,
@@ -113,13 +143,14 @@ def _environment(lang: str) -> ImmutableSandboxedEnvironment:
         keep_trailing_newline=False,
     )
     settings = get_settings()
-    environment.filters.update(filters(lang))
+    environment.filters.update(filters(lang) | image_filters())
     environment.globals.update(
         lang=lang,
         dir=direction(lang),
         brand=SimpleNamespace(
             name=settings.brand_name,
             color=settings.brand_color,
+            ink=_ink(settings.brand_color),
             logo_url=settings.brand_logo_url,
             footer=settings.brand_footer,
         ),
@@ -127,10 +158,16 @@ def _environment(lang: str) -> ImmutableSandboxedEnvironment:
     return environment
 
 
+def _ink(color: str) -> str:
+    """Black or white, whichever is readable on the colour (by the W3C's formula of perceived brightness)."""
+    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return "#000000" if red * 299 + green * 587 + blue * 114 > 125_000 else "#ffffff"
+
+
 @lru_cache(maxsize=16384)
 def _template(lang: str, name: str) -> Template | None:
     """The compiled template, or None where the folder has no such file."""
-    if not (templates_dir() / name).is_file():
+    if name != PARAGRAPHS and not (templates_dir() / name).is_file():
         return None
     try:
         return _environment(lang).get_template(name)
@@ -174,16 +211,10 @@ def _line(value: str) -> str:
 
 def _framed(lang: str, title: str, text: str, subject: str, body: str, html: Markup | None) -> Rendered:
     values = {"title": title, "subject": subject}
+    if html is None:
+        html = Markup(_frame(lang, PARAGRAPHS, {"paragraphs": _paragraphs(body)}))
     email_text = _frame(lang, "_layout/email.txt", {**values, "body": body.strip()})
-    email_html = _frame(lang, "_layout/email.html", {**values, "body": _paragraphs(body) if html is None else html})
-    return Rendered(lang, title, text, subject, email_text, _inlined(email_html))
-
-
-def _inlined(html: str) -> str:
-    try:
-        return _inliner.inline(html)
-    except css_inline.InlineError:
-        raise TemplateFailed("email.html: a <style> element that is not CSS") from None
+    return Rendered(lang, title, text, subject, email_text, _frame(lang, FRAME, {**values, "body": html}))
 
 
 def _frame(lang: str, name: str, values: Mapping[str, Any]) -> str:
@@ -193,10 +224,7 @@ def _frame(lang: str, name: str, values: Mapping[str, Any]) -> str:
     return _run(template, values)
 
 
-def _paragraphs(text: str) -> Markup:
-    """Plain text as HTML: a paragraph per blank line, a break per line."""
-    paragraphs = [block for block in text.strip().split("\n\n") if block.strip()]
-    return Markup("\n").join(
-        Markup("<p>{}</p>").format(Markup("<br>\n").join(escape(line) for line in block.strip().splitlines()))
-        for block in paragraphs
-    )
+def _paragraphs(text: str) -> list[list[str]]:
+    """Plain text by paragraphs, which blank lines part, and lines."""
+    blocks = re.split(r"\n\s*\n", text.strip())
+    return [[line.strip() for line in block.splitlines()] for block in blocks if block]

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from worker.attachments import MAX_FILES, Attachment, check_files
 from worker.errors import BellhopError, InvalidRequest
 from worker.ids import uuid7
 from worker.lang import normalize_lang
@@ -194,6 +195,7 @@ class NotificationRequest(BaseModel):
     lang: Lang | None = None
     context: Context = Field(default_factory=dict)
     should_email: StrictBool | None = None
+    attachments: Annotated[tuple[Attachment, ...], Field(max_length=MAX_FILES), AfterValidator(check_files)] = ()
     sender_id: Id | None = None
     link: Link | None = None
     parent_id: UUID | None = None
@@ -231,7 +233,9 @@ class NotificationRequest(BaseModel):
 
     def to_wire(self) -> dict[str, Any]:
         """The request as a JSON object, without absent fields."""
-        wire = self.model_dump(mode="json", exclude={"to"}, exclude_none=True)
+        wire = self.model_dump(
+            mode="json", exclude={"to", *(() if self.attachments else ("attachments",))}, exclude_none=True
+        )
         return {**wire, "to": [recipient.to_wire() for recipient in self.to]}
 
     def fingerprint(self) -> str:

@@ -38,10 +38,14 @@ class Settings(BaseSettings):
     email_from: str = "Bellhop <bellhop@localhost>"
 
     default_lang: str = "en"
+    langs: str = ""
+    """The languages that `bellhop lint` wants of every event, with commas between; empty: those of any event."""
     config_dir: Path | None = None
     """Holds events.toml; absent: `config` of the working directory, else the one shipped in the package."""
     templates_dir: Path | None = None
     """Absent: `templates` of the working directory, else the ones shipped in the package."""
+    templates_reload: bool = False
+    """Look for changed templates and event configs before each creation; for development. Else: at SIGHUP."""
 
     brand_name: str = "Bellhop"
     """Shown in the frame of every mail, as are the colour, logo and footer."""
@@ -72,6 +76,8 @@ class Settings(BaseSettings):
     request_retention_days: Annotated[int, Field(gt=0)] = 30
     """How long the record of a request (its id, idempotency key and hash) is kept."""
 
+    task_time_limit_seconds: Seconds = 240
+    """A task that runs longer ends in an error; 30 seconds later its process is killed. Less than the next."""
     visibility_timeout_seconds: Count = 300
     """After this long the Redis broker hands an unacknowledged message to another worker."""
 

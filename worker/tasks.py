@@ -165,5 +165,5 @@ def hand_over(due: dict[int, list[UUID]]) -> None:
 
 
 def publish(name: str, queue: str | None = None, **kwargs: Any) -> None:
-    """Publish one of our own tasks."""
-    app.send_task(name, kwargs=kwargs, queue=queue)
+    """Publish one of our own tasks. Without `ignore_result` Celery would subscribe to a result that nobody stores."""
+    app.send_task(name, kwargs=kwargs, queue=queue, ignore_result=True)

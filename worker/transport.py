@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import redis.exceptions
+from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel as RedisChannel
@@ -46,7 +47,11 @@ class MaskedRequest(Request):
     """A task as the worker sees it, whose arguments no event, log line or remote control command shows."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # Celery drops an invalid task; any other error here would end the worker, and the next one too.
+            raise InvalidTaskError(f"not a task message ({type(error).__name__})") from None
         self._argsrepr = self._kwargsrepr = HIDDEN
         self._request_dict.update(argsrepr=HIDDEN, kwargsrepr=HIDDEN)
 

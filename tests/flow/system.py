@@ -57,7 +57,7 @@ class System:
             "flower": [f"--port={self.flower_port}", "--address=127.0.0.1"],
         }
         for name in names:
-            command = [sys.executable, "-m", "celery", "-A", "worker", name, *more[name]]
+            command = [str(Path(sys.executable).parent / "celery"), "-A", "worker", name, *more[name]]
             log = self.folder / f"{name}.log"
             self.processes[name] = Process(command, log, env=self.environment)
 
@@ -132,7 +132,7 @@ class System:
                 if canary in _readable(command["command"]):
                     found.append(command["command"])
 
-        with client.monitor() as monitor:
+        with client.monitor() as monitor:  # type: ignore[no-untyped-call]
             thread = threading.Thread(target=listen, args=(monitor,), daemon=True)
             thread.start()
             yield found

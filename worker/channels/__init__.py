@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
+
+from worker.attachments import File
 
 
 class Verdict(StrEnum):
@@ -36,10 +38,12 @@ class Parcel:
     delivery_id: UUID
     address: str
     lang: str
-    parts: Mapping[str, str]
+    parts: Mapping[str, Any]
     """Rendered parts by name; email uses `subject`, `text` and `html`."""
     created_at: datetime
     """When the notification came into being (aware UTC); the mail's Date."""
+    files: tuple[File, ...] = ()
+    """Attachments, and inline images, which have a Content-ID."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,15 @@ import re
 import textwrap
 from base64 import b64encode, encodebytes
 from binascii import b2a_qp
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import format_datetime, getaddresses
+from urllib.parse import quote
 from uuid import UUID
 
 import idna
 
+from worker.attachments import File
 from worker.channels import Parcel
 from worker.errors import InvalidSettings
 
@@ -22,7 +25,7 @@ _MAX_ADDRESS = 254
 """Octets (RFC 5321 4.5.3.1.3: a path has 256, of which two are the angle brackets)."""
 _ENCODED_WORD = 39
 """Octets of text in one encoded word, so that `Subject: =?utf-8?b?...?=` fits the 76 of RFC 2047."""
-_BOUNDARY = "=_bellhop_part"
+_BOUNDARY, _RELATED, _MIXED = "=_bellhop_part", "=_bellhop_related", "=_bellhop_mixed"
 """`=_` occurs neither in quoted-printable nor in base64 (RFC 2045 6.7), and no part is sent in another encoding."""
 
 _LOCAL = re.compile(r'[^\s"(),:;<>@\[\\\]]+|"(?:[^"\\]|\\.)+"')
@@ -120,14 +123,32 @@ def compose(parcel: Parcel, sender: Sender) -> Letter | None:
 
 def _body(parcel: Parcel) -> str:
     language = f"Content-Language: {parcel.lang}\r\n" if _LANG.fullmatch(parcel.lang) else ""
-    text = f"{language}{_part('plain', parcel.parts['text'])}"
-    if not parcel.parts.get("html"):
-        return text
+    body = f"{language}{_part('plain', parcel.parts['text'])}"
+    if parcel.parts.get("html"):
+        html = f"{language}{_part('html', parcel.parts['html'])}"
+        images = [_file(file) for file in parcel.files if file.cid]
+        if images:
+            html = language + _multipart('related; type="text/html"', _RELATED, [html, *images])
+        body = language + _multipart("alternative", _BOUNDARY, [body, html])
+    attached = [_file(file) for file in parcel.files if not file.cid]
+    return language + _multipart("mixed", _MIXED, [body, *attached]) if attached else body
+
+
+def _multipart(kind: str, boundary: str, parts: Sequence[str]) -> str:
+    inside = "".join(f"--{boundary}\r\n{part}\r\n" for part in parts)
+    return f'Content-Type: multipart/{kind}; boundary="{boundary}"\r\n\r\n{inside}--{boundary}--\r\n'
+
+
+def _file(file: File) -> str:
+    """An attachment, or an inline image (RFC 2183, RFC 2392); the name is encoded by RFC 2231."""
+    about = f"Content-ID: <{file.cid}>\r\n" if file.cid else ""
+    content = encodebytes(file.content).replace(b"\n", b"\r\n").decode()
+    kind, name = ("inline" if file.cid else "attachment"), quote(file.name, safe="")
     return (
-        f'{language}Content-Type: multipart/alternative; boundary="{_BOUNDARY}"\r\n\r\n'
-        f"--{_BOUNDARY}\r\n{text}\r\n"
-        f"--{_BOUNDARY}\r\n{language}{_part('html', parcel.parts['html'])}\r\n"
-        f"--{_BOUNDARY}--\r\n"
+        f"Content-Type: {file.content_type}\r\n"
+        f"Content-Disposition: {kind};\r\n filename*=utf-8''{name}\r\n"
+        f"{about}Content-Transfer-Encoding: base64\r\n\r\n"
+        f"{content}"
     )
 
 

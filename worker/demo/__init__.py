@@ -38,6 +38,7 @@ class Story:
     expect: dict[str, dict[str, str]]
     request_id: UUID | None = None
     arrived: dict[str, dict[str, str]] = field(default_factory=dict)
+    asked_lang: dict[str, str] = field(default_factory=dict)
 
 
 def run_demo(console: Console, *, folder: Path | None, keep: bool) -> int:
@@ -50,6 +51,8 @@ def run_demo(console: Console, *, folder: Path | None, keep: bool) -> int:
         problems = _play(console, stack)
         problems += check_flower(stack)
         _say_where(console, stack)
+        if not keep:
+            console.print("Flower ends with the demo; `bellhop demo --keep` leaves it running.", highlight=False)
         for problem in problems:
             console.print(f"[red]not as expected:[/red] {problem}")
         outcome = "Something was not as expected." if problems else "Everything arrived as expected"
@@ -61,7 +64,7 @@ def run_demo(console: Console, *, folder: Path | None, keep: bool) -> int:
 
 def run_up(console: Console, *, folder: Path, flower_port: int) -> None:
     """Run the no-server stack until Ctrl-C."""
-    with embedded_stack(folder, flower_port=flower_port) as stack:
+    with embedded_stack(folder, flower_port=flower_port, extra={"TEMPLATES_RELOAD": "true"}) as stack:
         _say_where(console, stack)
         console.print("To send to it from another shell:")
         for name, value in stack.settings.items():
@@ -132,6 +135,7 @@ def _arrived(engine: Any, stories: list[Story]) -> bool:
             for row, delivery in rows
             if row.request_id == story.request_id
         }
+        story.asked_lang = {row.recipient_id: row.lang_asked for row, _ in rows if row.request_id == story.request_id}
     return all(story.arrived.keys() >= story.expect.keys() for story in stories)
 
 
@@ -160,7 +164,9 @@ def _table(stories: list[Story]) -> Table:
         for recipient_id, got in sorted(story.arrived.items()):
             asked = f"{story.source}\n{event}\nto {recipient_id[:13]}"
             text = f"[bold]{_plain(got['title'])}[/bold]\n{_plain(got['text'])}"
-            table.add_row(asked, text, got["lang"], got["email"].replace(":", ":\n"))
+            wanted = story.asked_lang[recipient_id]
+            lang = got["lang"] if wanted == got["lang"] else f"{got['lang']}\nfor {wanted}"
+            table.add_row(asked, text, lang, got["email"].replace(":", ":\n"))
     return table
 
 
@@ -184,7 +190,8 @@ def _purge(console: Console, engine: Any, app: Any, stack: Embedded) -> list[str
         wait(purged, "the purge")
     with Session(engine) as session:
         after = _totals(session)
-    console.print(f"user-2 has seen {seen}; purge of what was seen before {cutoff[:19]}: {before} -> {after}")
+    told = ", ".join(f"{name} {before[name]} -> {after[name]}" for name in before)
+    console.print(f"user-2 has seen {seen}; the purge of what was seen before {cutoff[:19]} UTC leaves: {told}")
     expected = {"total": before["total"] - seen, "unseen": before["unseen"]}
     return [] if after == expected and seen else [f"after the purge there are {after}, expected {expected}"]
 

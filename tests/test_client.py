@@ -1,0 +1,286 @@
+"""What applications import: what reaches the broker and the database, and when."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+from uuid import UUID
+
+import kombu
+import pytest
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from tests.servers import RedisTestServer, free_port
+from worker.client import CHUNK, connect, notify, notify_many
+from worker.errors import IdempotencyConflict, InvalidRequest
+from worker.models import Request
+from worker.request import NotificationRequest
+
+CANARY = "canary-4711"
+
+
+@pytest.fixture(scope="module")
+def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with RedisTestServer(tmp_path_factory.mktemp("redis"), appendonly=False) as server:
+        yield server.url
+
+
+@pytest.fixture
+def app(broker_url: str) -> Iterator[Celery]:
+    """An application's connection, with an empty queue."""
+    app = connect(broker_url)
+    take(app)
+    yield app
+    app.close()
+
+
+def take(app: Celery) -> list[kombu.Message]:
+    """Take all messages from the queue of creations."""
+    with app.connection_for_read() as connection:
+        queue = kombu.Queue("notifications", channel=connection.default_channel)
+        return list(iter(lambda: queue.get(no_ack=True), None))
+
+
+def calls(app: Celery) -> list[tuple[str, Any]]:
+    """Name and keyword arguments of all messages in the queue."""
+    return [(message.headers["task"], json.loads(message.body)[1]) for message in take(app)]
+
+
+def rows(engine: Engine) -> list[Request]:
+    with Session(engine) as session:
+        return list(session.scalars(select(Request)))
+
+
+def test_a_notification_is_one_json_message(app: Celery) -> None:
+    """The message is what any process of any language may publish: a task name and one keyword argument, in JSON."""
+    id = notify("book_available", to={"id": "u1", "lang": "PT_br"}, context={"title": "Dune"}, app=app)
+    (message,) = take(app)
+    assert (message.content_type, message.content_encoding) == ("application/json", "utf-8")
+    assert message.headers["task"] == "notifications.create"
+    args, kwargs, _ = json.loads(message.body)
+    assert args == []
+    request = {
+        "id": str(id),
+        "to": [{"id": "u1", "lang": "pt-BR"}],
+        "event_config_name": "book_available",
+        "context": {"title": "Dune"},
+    }
+    assert kwargs == {"request": request}
+
+
+def test_headers_hold_no_arguments(app: Celery) -> None:
+    """Where Celery prints a message's arguments, the message hides them."""
+    notify(to=CANARY, title=CANARY, text=CANARY, app=app)
+    notify_many([{"to": CANARY, "title": CANARY}], app=app)
+    messages = take(app)
+    assert len(messages) == 2
+    for message in messages:
+        assert (message.headers["argsrepr"], message.headers["kwargsrepr"]) == ("<hidden>", "<hidden>")
+        assert CANARY not in repr((message.headers, message.properties))
+
+
+def test_an_applications_own_serializer_does_not_matter(broker_url: str, app: Celery) -> None:
+    """An application that publishes its own tasks otherwise still sends us JSON, to our queue, and awaits nothing."""
+    with closing(Celery("shop", broker=broker_url, set_as_current=False)) as shop:
+        shop.conf.update(task_serializer="pickle", task_default_queue="shop")
+        notify("book_available", to="u1", app=shop)
+    (message,) = take(app)
+    assert message.content_type == "application/json"
+    assert message.headers["ignore_result"] is True
+
+
+def test_a_wrong_request_is_not_published(app: Celery) -> None:
+    """The mistake shows where it was made, not in a worker."""
+    with pytest.raises(InvalidRequest, match=r"^request: an unknown field `contxt`$"):
+        notify("book_available", to="u1", contxt={"title": CANARY}, app=app)
+    assert take(app) == []
+
+
+def test_many_requests_go_in_chunks(app: Celery) -> None:
+    """A message carries up to a chunk of requests, in order; ids come back in the same order."""
+    ids = notify_many(({"to": f"u{number}", "title": "Hi"} for number in range(2 * CHUNK + 50)), app=app)
+    sent = calls(app)
+    assert [name for name, _ in sent] == ["notifications.create_many"] * 3
+    assert [len(kwargs["requests"]) for _, kwargs in sent] == [CHUNK, CHUNK, 50]
+    wires = [request for _, kwargs in sent for request in kwargs["requests"]]
+    assert [UUID(wire["id"]) for wire in wires] == ids
+    assert [wire["to"] for wire in wires] == [[f"u{number}"] for number in range(2 * CHUNK + 50)]
+
+
+def test_requests_may_be_checked_before(app: Celery) -> None:
+    """A request that is built already goes as it is, and the size of a chunk can be given."""
+    request = NotificationRequest.parse({"to": "u1", "title": "Hi"})
+    assert notify_many([request, {"to": "u2", "title": "Hi"}], app=app, chunk=1)[0] == request.id
+    assert [kwargs["requests"][0]["to"] for _, kwargs in calls(app)] == [["u1"], ["u2"]]
+
+
+def test_all_are_checked_before_the_first_is_published(app: Celery) -> None:
+    """One wrong request at the end of many keeps them all back."""
+    wrong = [{"to": "u1", "title": "Hi"}] * (2 * CHUNK) + [{"to": "u1"}]
+    with pytest.raises(InvalidRequest, match="event_config_name, or else title"):
+        notify_many(wrong, app=app)
+    assert take(app) == []
+
+
+def test_nothing_to_say_publishes_nothing(app: Celery) -> None:
+    """No requests, no message."""
+    assert notify_many([], app=app) == []
+    assert take(app) == []
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_an_unreachable_broker_is_told_within_seconds(scheme: str) -> None:
+    """A refused connection raises kombu's error: nothing was asked."""
+    started = time.monotonic()
+    with closing(connect(f"{scheme}://127.0.0.1:{free_port()}/0")) as app, pytest.raises(OperationalError):
+        notify("book_available", to="u1", app=app)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_a_broker_that_never_answers_is_given_up_within_seconds(scheme: str) -> None:
+    """A connection that is taken and then met with silence does not hold the application."""
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        started = time.monotonic()
+        with (
+            closing(connect(f"{scheme}://127.0.0.1:{hole.getsockname()[1]}/0")) as app,
+            pytest.raises(OperationalError),
+        ):
+            notify("book_available", to="u1", app=app)
+    assert time.monotonic() - started < 20
+
+
+def test_a_committed_request_waits_as_a_row_and_wakes_a_worker(engine: Engine, app: Celery) -> None:
+    """The request is in the caller's transaction; the wake-up goes out when that has committed, and holds no data."""
+    with Session(engine) as session:
+        id = notify("quiet", to="u1", context={"title": CANARY}, session=session, app=app)
+        assert take(app) == []
+        session.commit()
+    assert calls(app) == [("notifications.create_pending", {})]
+    (row,) = rows(engine)
+    assert (row.id, row.status, row.bulk) == (id, "pending", False)
+    assert row.payload is not None
+    assert NotificationRequest.parse(row.payload).context == {"title": CANARY}
+
+
+def test_a_rolled_back_request_was_never_asked(engine: Engine, app: Celery) -> None:
+    """Neither a row nor a message is left of it."""
+    with Session(engine) as session:
+        notify("quiet", to="u1", context={"title": "Dune"}, session=session, app=app)
+        session.rollback()
+    assert rows(engine) == []
+    assert take(app) == []
+
+
+def test_one_transaction_wakes_once(engine: Engine, app: Celery) -> None:
+    """Many requests in a transaction need one wake-up; the session's next transaction has its own."""
+    with Session(engine) as session:
+        for expected in (3, 6):
+            for _ in range(3):
+                notify("quiet", to="u1", context={"title": "Dune"}, session=session, app=app)
+            session.commit()
+            assert len(calls(app)) == 1
+            assert len(rows(engine)) == expected
+        session.connection()
+        session.commit()
+        assert take(app) == []
+
+
+def test_the_end_of_a_savepoint_is_no_commit(engine: Engine, app: Celery) -> None:
+    """Until the outer transaction commits no worker could see the row, so none is woken."""
+    with Session(engine) as session:
+        with session.begin():
+            with session.begin_nested():
+                notify("quiet", to="u1", context={"title": "Dune"}, session=session, app=app)
+            with session.begin_nested():
+                pass
+            assert take(app) == []
+        assert len(calls(app)) == 1
+
+
+def test_a_scoped_session_serves_as_well(engine: Engine, app: Celery) -> None:
+    """Frameworks hand out sessions behind a registry; another thread's commit is not ours."""
+    sessions = sessionmaker(engine)
+    scoped = scoped_session(sessions)
+    notify("quiet", to="u1", context={"title": "Dune"}, session=scoped, app=app)  # type: ignore[arg-type]
+    with sessions() as other:
+        other.commit()
+    assert take(app) == []
+    scoped.commit()
+    assert len(calls(app)) == 1
+    scoped.remove()
+
+
+def test_a_failing_wake_up_never_fails_the_caller(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """The row is committed: beat finds it, whether or not the broker is there."""
+    caplog.set_level(logging.WARNING, logger="worker")
+    with closing(connect(f"redis://127.0.0.1:{free_port()}/0")) as away, Session(engine) as session:
+        notify("quiet", to=CANARY, context={"title": CANARY}, session=session, app=away)
+        session.commit()
+    assert [row.status for row in rows(engine)] == ["pending"]
+    assert [record.getMessage() for record in caplog.records if record.name == "worker.pending"] == [
+        "a waiting request's wake-up failed (OperationalError); beat will find it"
+    ]
+    assert CANARY not in caplog.text
+
+
+def test_the_same_key_asks_once(engine: Engine, app: Celery) -> None:
+    """Same key and same request: nothing new. Same key, other text: a conflict, and the first stays as it was."""
+    literal = {"to": "u1", "title": "Closed", "idempotency_key": "k1", "app": app}
+    with Session(engine) as session:
+        notify(**literal, session=session)
+        session.commit()
+        notify(**literal, session=session)
+        session.commit()
+        with pytest.raises(IdempotencyConflict):
+            notify(**{**literal, "title": CANARY}, session=session)
+        session.rollback()
+    (row,) = rows(engine)
+    assert row.payload is not None
+    assert row.payload["title"] == "Closed"
+
+
+def test_a_wrong_request_leaves_the_transaction_usable(engine: Engine, app: Celery) -> None:
+    """The check comes before the database, so the caller may go on."""
+    with Session(engine) as session:
+        with pytest.raises(InvalidRequest):
+            notify("quiet", to=[], session=session, app=app)
+        notify("quiet", to="u1", session=session, app=app)
+        session.commit()
+    assert len(rows(engine)) == 1
+
+
+SHOP = """
+import sys
+from celery import Celery
+from worker.client import notify
+app = Celery("shop", broker=sys.argv[1])
+notify("book_available", to="u1")
+app.close()
+heavy = {"sqlalchemy", "alembic", "psycopg", "jinja2", "babel", "css_inline", "flower", "worker.celery", "worker.tasks"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_applications_load_no_worker(broker_url: str, app: Celery, configure: Callable[..., None]) -> None:
+    """An application publishes through its own current Celery app, without database, template and worker modules."""
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    run = subprocess.run(
+        [sys.executable, "-c", SHOP, broker_url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
+    assert (run.stdout, run.returncode) == ("[]\n", 0), run.stderr
+    assert len(calls(app)) == 1
