@@ -35,7 +35,7 @@ up: $(VENV)/.run $(SERVER_REDIS) ## Run worker, beat and Flower until Ctrl-C; no
 	@$(BIN)/bellhop up
 
 test: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Run the tests; ARGS="-k inbox" chooses some
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 golden: $(VENV)/.test ## Keep what the templates give now as right, after a change of texts; never in CI
 	@$(BIN)/python -m tests.test_golden

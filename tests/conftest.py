@@ -105,3 +105,10 @@ def engine(database_url: str, configure: Callable[..., None]) -> Engine:
 def catalogue(configure: Callable[..., None], tmp_path: Path) -> None:
     """The tests' own events and templates."""
     configure(**write_catalogue(tmp_path / "catalogue"))
+
+
+@pytest.fixture
+def postgres_engine(new_postgres_url: Callable[[], str], configure: Configure) -> Engine:
+    """The process's engine on PostgreSQL, for what SQLite does not have."""
+    configure(DATABASE_URL=new_postgres_url())
+    return database.get_engine()

@@ -35,7 +35,12 @@ def parcel(address: str = "jane.doe@example.com", **parts: str) -> Parcel:
 @contextlib.contextmanager
 def channel_to(url: str, timeout: float = 5) -> Iterator[EmailChannel]:
     """Make a channel by its settings; it is closed at the end."""
-    settings = Settings(smtp_url=SecretStr(url), smtp_timeout_seconds=timeout, email_from="B <bellhop@example.org>")
+    settings = Settings(
+        smtp_url=SecretStr(url),
+        smtp_timeout_seconds=timeout,
+        smtp_data_timeout_seconds=timeout,
+        email_from="B <bellhop@example.org>",
+    )
     channel = EmailChannel.from_settings(settings)
     try:
         yield channel

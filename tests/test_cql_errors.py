@@ -25,6 +25,7 @@ WRONG = {
     r'title="Dune\"': '14: expected a closing "',
     "title=a title=b": "9: expected not, and, or, sortby, the end",
     "title=a prox text=b": "9: expected not, and, or, sortby, the end",
+    "title=a andseen=true": "9: expected not, and, or, sortby, the end",
     "title=a\nand": "12: expected a field, (, not",
     "title=a and or": "15: expected one of = == <> < <= > >=",
     "(title=a": "9: expected not, and, or, )",

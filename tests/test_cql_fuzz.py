@@ -267,7 +267,7 @@ quick = settings(deadline=None, database=None, suppress_health_check=list(Health
 def test_any_text_gives_rows_or_invalid_query(session: Session) -> None:
     """Never another error, never a row that the recipient may not see."""
 
-    @settings(quick, max_examples=2200)
+    @settings(quick, max_examples=500)
     @given(st.one_of(anything, soup, valued, mutated()))
     def check(query: str) -> None:
         try:
@@ -286,7 +286,7 @@ def test_generated_queries_agree_with_plain_python(session: Session) -> None:
     """The rows are those that the query's meaning, evaluated in Python, holds for."""
     rows = inbox.list(session, "reader", per_page=200).items
 
-    @settings(quick, max_examples=900)
+    @settings(quick, max_examples=250)
     @given(whole_queries)
     def check(piece: Piece) -> None:
         text, holds = piece

@@ -46,9 +46,9 @@ def test_a_shared_text_is_rendered_once_per_language(engine: Engine, monkeypatch
     """Three hundred readers of two languages in one zone: two renderings; another zone is another one."""
     langs = []
 
-    def counting(name: str, lang: str, context: Mapping[str, Any], *, timezone: str) -> Rendered:
+    def counting(name: str, lang: str, context: Mapping[str, Any], *, timezone: str, **more: Any) -> Rendered:
         langs.append((lang, timezone))
-        return render(name, lang, context, timezone=timezone)
+        return render(name, lang, context, timezone=timezone, **more)
 
     monkeypatch.setattr(creating, "render", counting)
     create(ask([{"id": f"r{n}", "lang": "de" if n % 2 else "en"} for n in range(300)]))

@@ -193,12 +193,12 @@ def test_batches_are_claimed_one_by_one(
 
 def test_a_lease_about_to_end_gives_the_rest_back(monkeypatch: pytest.MonkeyPatch, configure: Configure) -> None:
     """What cannot be sent under the lease is free for anyone at once, and no attempt of it is counted."""
-    configure(LEASE_SECONDS=100)
+    configure(LEASE_SECONDS=100, SMTP_TIMEOUT_SECONDS=5)
     clock = [utcnow()]
     monkeypatch.setattr(delivering, "utcnow", lambda: clock[0])
 
     def slow(_: int) -> None:
-        clock[0] += timedelta(seconds=(100 - delivering.LEASE_MARGIN) / 2)
+        clock[0] += timedelta(seconds=(100 - delivering.PHASES * 5) / 2)
 
     channel = Accidents(monkeypatch, slow)
     ids = put_deliveries(5)

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from tests.store import LATER, NOW, ask, by_recipient, create, enqueue, filled, put, rows, take, together, undone, waits
@@ -171,17 +171,6 @@ def test_two_takers_at_the_same_time_never_both_create() -> None:
     assert 20 == sum(taken for taken, _ in done) == sum(created.notifications for _, created in done)
     assert {f"r{n}" for n in range(20)} == set(by_recipient())
     assert {"created"} == {row.status for row in rows(Request)}
-
-
-def test_a_taker_passes_over_what_another_has_in_hand(engine: Engine) -> None:
-    """On PostgreSQL it takes the next ones at once; SQLite has one writer at a time."""
-    if engine.dialect.name == "sqlite":
-        pytest.skip("SQLite's takers wait for each other")
-    enqueue(*(ask(f"r{n}") for n in range(4)))
-    with transaction() as first, transaction() as second:
-        second.execute(text("SET LOCAL lock_timeout = '5s'"))
-        taken = [pending.create_pending(one, now=LATER, limit=3)[0] for one in (first, second)]
-    assert ([3, 1], 4) == (taken, len(by_recipient()))
 
 
 def test_a_taker_that_dies_gives_its_requests_back() -> None:

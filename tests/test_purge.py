@@ -1,15 +1,14 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import update
 
 from tests.rows import THEN, put_notifications
 from tests.store import rows, together
 from worker import inbox
-from worker.database import get_engine, transaction
+from worker.database import transaction
 from worker.ids import uuid7
 from worker.models import Delivery, Notification, PurgeRun, Request
 from worker.purge import Purged, purge_requests, purge_seen
@@ -172,36 +171,6 @@ def test_two_purgers_remove_each_row_once(configure: Configure) -> None:
     total = sum(one.removed for one in runs) + purge().removed
     assert 150 == total == sum(row.removed for row in rows(PurgeRun))
     assert set() == left()
-
-
-@pytest.fixture
-def other_session() -> Iterator[Session]:
-    """Somebody else's transaction, on PostgreSQL: SQLite locks the whole file."""
-    if get_engine().dialect.name == "sqlite":
-        pytest.skip("SQLite has no row locks")
-    with Session(get_engine()) as session:
-        yield session
-
-
-def test_locked_rows_are_skipped(other_session: Session) -> None:
-    """A row that somebody is just changing is left to the next run; nobody waits."""
-    ids = put_notifications(3)
-    other_session.execute(select(Notification.id).where(Notification.id == ids[1]).with_for_update())
-
-    assert Purged(2, True, NOW - timedelta(days=90)) == purge()
-    assert {ids[1]} == left()
-    other_session.rollback()
-    assert 1 == purge().removed
-
-
-def test_what_becomes_unseen_meanwhile_stays(other_session: Session) -> None:
-    """Marked unseen in a transaction that commits before the purge gets to the row, it stays."""
-    [id] = put_notifications()
-    inbox.mark_seen(other_session, "reader", id, False)
-    assert 0 == purge().removed
-    other_session.commit()
-    assert 0 == purge(NOW + timedelta(days=9_000)).removed
-    assert {id} == left()
 
 
 def test_nothing_to_remove_is_success() -> None:

@@ -5,10 +5,10 @@ import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery, Task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.schedules import crontab
 from celery.signals import worker_init
 from kombu import Queue
@@ -23,11 +23,14 @@ from worker.events import get_events
 from worker.request import complaints
 from worker.settings import Settings, get_settings
 
-#: Seconds after its time limit that a task is killed.
-KILL_AFTER = 30
+#: A task is killed at so many times its time limit.
+KILL_FACTOR = 1.125
 
 #: Seconds, the most that a task waits before it tries an unreachable database again.
 STORE_RETRY_MAX = 30
+
+#: How often a task that ran into its time limit is tried again.
+TIME_LIMIT_RETRIES = 5
 
 ROUTES = {
     "notifications.fan_out": "bulk",
@@ -58,12 +61,22 @@ class BellhopTask(Task):
         except (BellhopError, Retry, Ignore, Reject):
             raise
         except (OperationalError, InterfaceError, PoolTimeout) as error:
-            reason = StoreUnavailable(f"the database could not be reached or did not answer ({_name(error)})")
+            # None would stand for Celery's default of three.
+            self._later(
+                StoreUnavailable(f"the database could not be reached or did not answer ({_name(error)})"), sys.maxsize
+            )
+        except SoftTimeLimitExceeded:
+            self._later(UnexpectedError(f"{self.name}: longer than its time limit"), TIME_LIMIT_RETRIES)
         except Exception as error:
             raise UnexpectedError(f"{_name(error)} at {_place(error)}") from None
+
+    def _later(self, reason: BellhopError, most: int) -> NoReturn:
         delay = min(2**self.request.retries, STORE_RETRY_MAX)
-        # None would stand for Celery's default of three.
-        raise self.retry(exc=reason, countdown=delay, max_retries=sys.maxsize) from None
+        try:
+            raise self.retry(exc=reason, countdown=delay, max_retries=most) from None
+        except Reject:
+            # The broker is away too. Celery would drop the message; back on its queue, it waits for both.
+            raise Reject(reason, requeue=True) from None
 
 
 def _name(error: Exception) -> str:
@@ -112,7 +125,7 @@ def make_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_retry_on_worker_lost=True,
         task_soft_time_limit=settings.task_time_limit_seconds,
-        task_time_limit=settings.task_time_limit_seconds + KILL_AFTER,
+        task_time_limit=settings.task_time_limit_seconds * KILL_FACTOR,
         task_queues=[Queue(name) for name in QUEUES],
         task_default_queue="notifications",
         task_routes=[{name: {"queue": queue} for name, queue in ROUTES.items()}],

@@ -28,6 +28,8 @@ class Created:
     notifications: int = 0
     """With those that were there before, where an event tells only once."""
     deliveries: int = 0
+    pages: int = 0
+    """Pages of recipients that wait as rows, where an audience is large."""
     repeated: int = 0
     """Requests that had been created before."""
     due: dict[int, list[UUID]] = field(default_factory=dict)

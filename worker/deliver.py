@@ -21,8 +21,8 @@ from worker.models import URGENCY, AttachmentContent, Delivery, Notification
 from worker.recipients import suppressed
 from worker.settings import Settings, get_settings
 
-#: Seconds of a lease that must be left for one more parcel to be sent under it.
-LEASE_MARGIN = 30
+#: Answers of the other side that sending one parcel may have to wait for.
+PHASES = 8
 
 _channels: dict[str, Channel] = {}
 
@@ -147,7 +147,7 @@ def _send(
 ) -> None:
     waiting = {one.id: one for one in claimed}
     under_way: dict[UUID, Claimed] = {}
-    last_moment = lease_until - timedelta(seconds=min(LEASE_MARGIN, get_settings().lease_seconds / 2))
+    last_moment = _last_moment(lease_until, get_settings())
 
     def under_lease() -> Iterator[Parcel]:
         for one in claimed:
@@ -166,6 +166,13 @@ def _send(
             with begin() as session:
                 give_back(session, list(waiting.values()), utcnow())
             result.given_back += len(waiting)
+
+
+def _last_moment(lease_until: datetime, settings: Settings) -> datetime:
+    """When to begin no further parcel: the lease, and the task's time, must be enough for a slow server's answers."""
+    slowest = min(PHASES * settings.smtp_timeout_seconds, settings.lease_seconds / 2)
+    task_half = lease_until - timedelta(seconds=settings.lease_seconds - settings.task_time_limit_seconds / 2)
+    return min(lease_until - timedelta(seconds=slowest), task_half)
 
 
 def record(session: Session, one: Claimed, outcome: Outcome, now: datetime, result: Delivered) -> None:

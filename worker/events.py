@@ -2,7 +2,6 @@
 
 import tomllib
 from collections.abc import Mapping
-from datetime import date, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from worker.errors import InactiveEvent, InvalidContext, InvalidEventConfig, UnknownEvent
+from worker.moments import parse_moment
 from worker.request import EventConfigName, complaints
 from worker.settings import get_settings, shipped
 
@@ -34,7 +34,7 @@ class EventConfig(BaseModel):
     optional: tuple[Name, ...] = ()
     kinds: dict[Name, Kind] = Field(default_factory=dict)
     priority: Literal["high", "normal"] = "normal"
-    retention_days: Annotated[int, Field(ge=0)] | None = None
+    retention_days: Annotated[int, Field(ge=0, strict=True)] | None = None
     preference: StrictBool = True
     """Whether the recipient may turn its email off."""
     dedupe: StrictBool = False
@@ -94,13 +94,11 @@ def _is_kind(kind: Kind, value: Any, optional: bool) -> bool:
 
 
 def _is_date(value: str) -> bool:
-    for parse in (date.fromisoformat, datetime.fromisoformat):
-        try:
-            parse(value)
-        except ValueError:
-            continue
-        return True
-    return False
+    try:
+        parse_moment(value)
+    except ValueError:
+        return False
+    return True
 
 
 def load_events(path: Path) -> dict[str, EventConfig]:

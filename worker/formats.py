@@ -11,7 +11,6 @@ Moments are datetimes, dates or ISO 8601 strings. With an offset they are conver
 one they are taken as they stand, and are written without a zone's name, since it is not known.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
@@ -28,6 +27,7 @@ from markupsafe import Markup, escape
 
 from worker.errors import InvalidLanguage, InvalidTimezone
 from worker.lang import fallback_chain, normalize_lang
+from worker.moments import parse_moment
 from worker.plurals import currency_text, number_text, ordinal_text, percent_text, plural_text, refusal
 
 Style = Literal["short", "medium", "long", "full"]
@@ -43,12 +43,6 @@ _UNITS: tuple[tuple[Unit, int], ...] = (
     ("month", 365 * 86_400),
 )
 """A unit, and the number of seconds from which the next one is used."""
-
-_ISO = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?"
-)
-"""The extended format of ISO 8601; fromisoformat alone takes more, and not the same in every Python version."""
 
 _BIDI_CONTROLS = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 
@@ -249,9 +243,7 @@ def _moment(filter_name: str, zone: ZoneInfo, value: object) -> datetime | date:
 
 
 def _parsed(text: str) -> datetime | date:
-    if not _ISO.fullmatch(text):
-        raise ValueError
-    return date.fromisoformat(text) if len(text) == len("2026-03-29") else datetime.fromisoformat(text)
+    return parse_moment(text)
 
 
 def _timed_moment(filter_name: str, zone: ZoneInfo, value: object) -> datetime:

@@ -109,6 +109,25 @@ def _take(session: Session, limit: int, bulk: bool) -> Sequence[Request]:
     return session.scalars(waiting).all()
 
 
+def create_or_fan_out(session: Session, requests: Sequence[NotificationRequest], *, now: datetime) -> Created:
+    """As `worker.create.create`, but a request with a large audience is cut into pages, in the same transaction."""
+    small: list[NotificationRequest] = []
+    large: list[NotificationRequest] = []
+    for request in requests:
+        (small if audience(session, request) <= get_settings().create_batch else large).append(request)
+    result = creating.create(session, small, now=now)
+    for request in large:
+        try:
+            with session.begin_nested():
+                pages = fan_out(session, request, now=now)
+        except BellhopError as error:
+            result.refused[request.id] = error
+        else:
+            result.pages += pages
+            result.repeated += not pages
+    return result
+
+
 def fan_out(session: Session, request: NotificationRequest, *, now: datetime) -> int:
     """Cut a large audience into pages of `CREATE_BATCH` recipients that wait as rows, all in one transaction.
 

@@ -127,6 +127,8 @@ class Directory:
 
 def audience(session: Session, request: NotificationRequest) -> int:
     """How many recipients a request may mean at most; cheap, for deciding whether to fan out."""
+    if len(request.to) == 1 and not request.to[0].group:
+        return 1
     groups = {entry.group for entry in request.to if entry.group}
     statement = select(func.count()).select_from(GroupMember).where(GroupMember.name.in_(groups))
     members = session.scalar(statement) if groups else 0

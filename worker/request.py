@@ -31,6 +31,8 @@ from worker.lang import normalize_lang
 MAX_RECIPIENTS = 10_000
 #: Bytes of the context as JSON.
 MAX_CONTEXT_BYTES = 64 * 1024
+#: Faults that an error names; of more it gives the number.
+MAX_COMPLAINTS = 40
 #: Levels of objects and lists in the context.
 MAX_CONTEXT_DEPTH = 16
 
@@ -136,6 +138,14 @@ Lang = Annotated[str, StringConstraints(max_length=35), AfterValidator(_lang)]
 Timezone = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$")]
 EventConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 Context = Annotated[dict[str, Any], BeforeValidator(_plain_json)]
+
+
+def _moment(value: Any) -> Any:
+    if not isinstance(value, datetime | str) or (isinstance(value, str) and not re.match(r"[0-9]{4}-", value)):
+        raise ValueError("a moment in ISO 8601 with its offset, such as 2026-01-31T08:00:00+01:00")
+    return value
+
+
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -246,7 +256,9 @@ class NotificationRequest(BaseModel):
 
 def complaints(error: ValidationError) -> str:
     """Pydantic's account as one line of `field: rule`, without the values."""
-    return "; ".join(sorted({_complaint(one) for one in error.errors(include_input=False, include_url=False)}))
+    found = sorted({_complaint(one) for one in error.errors(include_input=False, include_url=False)})
+    more = [f"and {len(found) - MAX_COMPLAINTS} more"] if len(found) > MAX_COMPLAINTS else []
+    return "; ".join([*found[:MAX_COMPLAINTS], *more])
 
 
 def _complaint(one: Any) -> str:

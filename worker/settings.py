@@ -5,9 +5,9 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.errors import InvalidSettings
@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:25")
     """`smtp://user:password@host:587` (STARTTLS where offered; `?tls=none|optional|required`), or `smtps://` (TLS)."""
     smtp_timeout_seconds: Seconds = 20
+    """For every answer of the mail server but the last."""
+    smtp_data_timeout_seconds: Seconds = 60
+    """For the answer to a mail's content: given up too early, a mail that was accepted is sent again."""
     email_from: str = "Bellhop <bellhop@localhost>"
 
     default_lang: str = "en"
@@ -77,9 +80,15 @@ class Settings(BaseSettings):
     """How long the record of a request (its id, idempotency key and hash) is kept."""
 
     task_time_limit_seconds: Seconds = 240
-    """A task that runs longer ends in an error; 30 seconds later its process is killed. Less than the next."""
+    """A task that runs longer ends in an error; at 1.125 times it, its process is killed. Well below the next."""
     visibility_timeout_seconds: Count = 300
     """After this long the Redis broker hands an unacknowledged message to another worker."""
+
+    @model_validator(mode="after")
+    def _tasks_end_before_they_are_handed_out_again(self) -> Self:
+        if self.visibility_timeout_seconds <= 1.2 * self.task_time_limit_seconds:
+            raise ValueError("VISIBILITY_TIMEOUT_SECONDS: more than 1.2 times TASK_TIME_LIMIT_SECONDS")
+        return self
 
 
 @lru_cache(maxsize=1)
@@ -107,4 +116,5 @@ def shipped(folder: str, marker: str) -> Path:
 
 
 def _complaint(error: Any) -> str:
-    return f"{'.'.join(str(part) for part in error['loc']).upper()}: {error['msg']}"
+    place = ".".join(str(part) for part in error["loc"]).upper()
+    return f"{place}: {error['msg']}" if place else str(error["msg"]).removeprefix("Value error, ")

@@ -24,6 +24,9 @@ _JINJA = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 _OPAQUE = re.compile(r"<!--.*?-->|<style\b.*?</style>|<title\b.*?</title>|<[a-zA-Z/!][^>]*>", re.DOTALL)
 _BODY = re.compile(r"\{\{-?\s*body\s*-?\}\}")
 _HELD = re.compile("<!--\ue000([0-9]+)\ue001-->|\ue000([0-9]+)\ue001")
+_VALUELESS = re.compile('(\ue000[0-9]+\ue001)=""')
+"""A part that stood among a tag's attributes; the parser took it for one without a value."""
+_NEWLINE = "\n"
 _START, _END = "<!--\ue002-->", "<!--\ue003-->"
 
 _inliner = css_inline.CSSInliner(keep_style_tags=True, load_remote_stylesheets=False)
@@ -56,16 +59,17 @@ def styled(frame: str, fragment: str | None) -> str:
         held, parts = _hold(frame)
         return _put_back(_inliner.inline(held), parts)
     before, _, after = frame.partition((_BODY.search(frame) or ["{{ body }}"])[0])
-    held, parts = _hold(f"{before}{_START}{fragment}{_END}{after}")
+    held, parts = _hold(f"{before}{_START}{fragment}{_END}{after}", first_line=1 - before.count("\n"))
     inlined = _inliner.inline(held)
     return _put_back(inlined.partition(_START)[2].partition(_END)[0], parts)
 
 
-def _hold(source: str) -> tuple[str, list[str]]:
-    parts: list[str] = []
+def _hold(source: str, first_line: int = 1) -> tuple[str, list[tuple[str, int]]]:
+    """The source with its Jinja parts put aside, and the parts with the lines that they stand on."""
+    parts: list[tuple[str, int]] = []
 
     def hold(match: re.Match[str]) -> str:
-        parts.append(match[0])
+        parts.append((match[0], first_line + source.count("\n", 0, match.start())))
         return f"\ue000{len(parts) - 1}\ue001"
 
     held = _JINJA.sub(hold, source)
@@ -76,12 +80,25 @@ def _hold(source: str) -> tuple[str, list[str]]:
     return "".join([*pieces, _as_comments(held[last:], parts)]), parts
 
 
-def _as_comments(text: str, parts: list[str]) -> str:
+def _as_comments(text: str, parts: list[tuple[str, int]]) -> str:
     def comment(match: re.Match[str]) -> str:
-        return match[0] if parts[int(match[2])].startswith("{{") else f"<!--{match[0]}-->"
+        return match[0] if parts[int(match[2])][0].startswith("{{") else f"<!--{match[0]}-->"
 
     return _HELD.sub(comment, text)
 
 
-def _put_back(text: str, parts: list[str]) -> str:
-    return _HELD.sub(lambda match: parts[int(match[1] or match[2])], text)
+def _put_back(text: str, parts: list[tuple[str, int]]) -> str:
+    """Each part goes back on the line it came from, so that errors name the right one: a comment makes up the lines."""
+    done: list[str] = []
+    line, last = 1, 0
+    text = _VALUELESS.sub(r"\1", text)
+    for match in _HELD.finditer(text):
+        before = text[last : match.start()]
+        part, wanted = parts[int(match[1] or match[2])]
+        line += before.count("\n")
+        trim = "-" if part[2:3] == "-" else ""
+        padding = f"{{#{trim}{_NEWLINE * (wanted - line)}#}}" if wanted > line else ""
+        done += [before, padding, part]
+        line = max(line, wanted) + part.count("\n")
+        last = match.end()
+    return "".join([*done, text[last:]])

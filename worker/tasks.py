@@ -9,9 +9,8 @@ from uuid import UUID
 from celery.exceptions import OperationalError as PublishError
 from pydantic import AwareDatetime
 
-from worker import create as creating
 from worker import deliver as delivering
-from worker import pending, recipients
+from worker import pending
 from worker import purge as purging
 from worker.celery import app, task
 from worker.create import Created
@@ -39,13 +38,7 @@ FAN_OUT_WAKES = 8
 @task("notifications.create")
 def create(*, request: Any) -> dict[str, int]:
     """Create one request's notifications and hand over its deliveries; a large audience is fanned out."""
-    asked = NotificationRequest.parse(request)
-    with transaction() as session:
-        large = recipients.audience(session, asked) > get_settings().create_batch
-    if large:
-        publish("notifications.fan_out", request=asked.to_wire())
-        return {"fanned_out": 1}
-    created = _create([asked])
+    created = _create([NotificationRequest.parse(request)])
     for error in created.refused.values():
         raise error
     return _numbers(created)
@@ -69,13 +62,15 @@ def create_many(*, requests: list[Any]) -> dict[str, int]:
 
 def _create(asked: Sequence[NotificationRequest]) -> Created:
     with transaction() as session:
-        created = creating.create(session, asked, now=utcnow())
+        created = pending.create_or_fan_out(session, asked, now=utcnow())
     hand_over(created.due)
+    _wake_bulk(created.pages)
     return created
 
 
 def _numbers(created: Created) -> dict[str, int]:
-    return {name: getattr(created, name) for name in ("notifications", "deliveries", "repeated")}
+    numbers = {name: getattr(created, name) for name in ("notifications", "deliveries", "repeated")}
+    return {**numbers, "pages": created.pages} if created.pages else numbers
 
 
 @task("notifications.create_pending")
@@ -100,9 +95,13 @@ def fan_out(*, request: Any) -> dict[str, int]:
     asked = NotificationRequest.parse(request)
     with transaction() as session:
         pages = pending.fan_out(session, asked, now=utcnow())
+    _wake_bulk(pages)
+    return {"pages": pages}
+
+
+def _wake_bulk(pages: int) -> None:
     for _ in range(min(pages, FAN_OUT_WAKES)):
         wake_pending(bulk=True)
-    return {"pages": pages}
 
 
 def wake_pending(*, bulk: bool) -> None:
@@ -155,15 +154,19 @@ def retract(*, object_type: str, object_id: str, event_config_name: str | None =
 def hand_over(due: dict[int, list[UUID]]) -> None:
     """Publish deliveries in batches, urgent ones to their own queue. If the broker is away, beat finds them."""
     size = get_settings().deliver_batch
+    for urgency, ids in sorted(due.items()):
+        for start in range(0, len(ids), size):
+            batch = [str(id) for id in ids[start : start + size]]
+            if not publish("notifications.deliver", queue=EMAIL_QUEUES[urgency], delivery_ids=batch):
+                return
+
+
+def publish(name: str, queue: str | None = None, **kwargs: Any) -> bool:
+    """Publish a task that goes on with committed work; says whether the broker took it. If not, beat finds the work."""
     try:
-        for urgency, ids in sorted(due.items()):
-            for start in range(0, len(ids), size):
-                batch = [str(id) for id in ids[start : start + size]]
-                publish("notifications.deliver", queue=EMAIL_QUEUES[urgency], delivery_ids=batch)
+        # Without `ignore_result` Celery would subscribe to a result that nobody stores.
+        app.send_task(name, kwargs=kwargs, queue=queue, ignore_result=True)
     except PublishError:
-        log.warning("the broker could not be reached; due deliveries wait for dispatch_due")
-
-
-def publish(name: str, queue: str | None = None, **kwargs: Any) -> None:
-    """Publish one of our own tasks. Without `ignore_result` Celery would subscribe to a result that nobody stores."""
-    app.send_task(name, kwargs=kwargs, queue=queue, ignore_result=True)
+        log.warning("the broker could not be reached; what is due waits for beat")
+        return False
+    return True

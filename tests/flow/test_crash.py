@@ -27,8 +27,8 @@ def system(postgres: PostgresServer, tmp_path: Path) -> Iterator[System]:
         MailCatcher(tmp_path / "mail") as catcher,
     ):
         patch.chdir(ROOT)
-        times = {"LEASE_SECONDS": 6, "HANDOVER_SECONDS": 4, "VISIBILITY_TIMEOUT_SECONDS": 6, "DELIVER_BATCH": 10}
-        whole = System(tmp_path, url, broker, catcher, **times)
+        times = {"LEASE_SECONDS": 6, "HANDOVER_SECONDS": 4, "TASK_TIME_LIMIT_SECONDS": 4}
+        whole = System(tmp_path, url, broker, catcher, VISIBILITY_TIMEOUT_SECONDS=6, **times)
         try:
             whole.start("worker", "beat")
             whole.wait_worker()

@@ -26,11 +26,11 @@ class EmailChannel:
     a child opens connections of its own.
     """
 
-    def __init__(self, server: SmtpServer, sender: Sender, timeout: float) -> None:
-        """`timeout` is in seconds, for each phase of the dialogue."""
+    def __init__(self, server: SmtpServer, sender: Sender, timeout: float, data_timeout: float) -> None:
+        """`timeout` is in seconds, for each phase of the dialogue but the answer to the content, which has its own."""
         self._server = server
         self._sender = sender
-        self._timeout = timeout
+        self._timeout, self._data_timeout = timeout, data_timeout
         self._context = server.ssl_context()
         self._idle: list[Session] = []
 
@@ -41,7 +41,8 @@ class EmailChannel:
         Raises InvalidSettings.
         """
         server = parse_smtp_url(settings.smtp_url.get_secret_value())
-        return cls(server, parse_sender(settings.email_from), settings.smtp_timeout_seconds)
+        sender, limits = parse_sender(settings.email_from), settings
+        return cls(server, sender, limits.smtp_timeout_seconds, limits.smtp_data_timeout_seconds)
 
     def send(self, parcels: Iterable[Parcel]) -> Iterator[Outcome]:
         """Yield the outcome of each parcel, in order, as soon as it is known; may be closed early.
@@ -78,7 +79,7 @@ class EmailChannel:
 
     def connect(self) -> Session:
         """Open a connection. Raises Failure."""
-        return Session(self._server, self._context, self._timeout)
+        return Session(self._server, self._context, self._timeout, self._data_timeout)
 
 
 class _Call:

@@ -57,9 +57,10 @@ class Session(smtplib.SMTP):
     It is closed as soon as it is of no more use: after a silence, a broken connection or a 421.
     """
 
-    def __init__(self, server: SmtpServer, context: ssl.SSLContext | None, timeout: float) -> None:
-        """Connect; `timeout` is in seconds, for each phase. Raises Failure."""
+    def __init__(self, server: SmtpServer, context: ssl.SSLContext | None, timeout: float, data_timeout: float) -> None:
+        """Connect; `timeout` is in seconds, for each phase but the last, which has its own. Raises Failure."""
         super().__init__(local_hostname=_own_name(), timeout=timeout)
+        self._patience, self._data_timeout = timeout, data_timeout
         self._server, self._context = server, context
         self._received = bytearray()
         self._unfinished = False
@@ -96,7 +97,9 @@ class Session(smtplib.SMTP):
         self._ask("DATA", "DATA", expected=3)
         # One write: when it fails, the kernel has not taken its last octet, so the server never saw the final dot.
         self._write("DATA", letter.content.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+        self._patience = self._data_timeout
         words = self._expect(_END_OF_DATA, 2)
+        self._patience = self.timeout
         self._unfinished = False
         return words
 
@@ -199,7 +202,7 @@ class Session(smtplib.SMTP):
     def getreply(self) -> tuple[int, bytes]:
         """Read one reply, all of it within the time-out. Raises SMTPServerDisconnected, and closes."""
         try:
-            lines = self._read_lines(monotonic() + self.timeout)
+            lines = self._read_lines(monotonic() + self._patience)
         except OSError as error:
             self.close()
             raise smtplib.SMTPServerDisconnected from error

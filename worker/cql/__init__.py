@@ -14,8 +14,9 @@ Fields, with what the relations mean on them:
 - title, text: `=` the value's words stand in the text together, in this order, as whole words (`Dune*` where they need
   not end); a space or punctuation mark in the value fits any one space or punctuation mark. `==` the whole text, `<>`
   another text. All without regard to case. Accents count. `<`, `<=`, `>`, `>=` compare in lower case.
-- recipientId, senderId, link, eventConfigName, lang, objectType, objectId, scope: `=` and `==` the whole, exactly.
-- id, parentId: UUIDs. No `*`.
+- recipientId, senderId, link, eventConfigName, lang, objectType, objectId, scope: `=` and `==` the whole, exactly;
+  `*` and `?` with `=`, `==` and `<>`.
+- id, parentId: UUIDs.
 - createdDate, updatedDate, seenDate: ISO 8601; without an offset UTC. A date alone is the start of that day in UTC,
   and with `=`, `==` and `<>` the whole day.
 - seen: true or false.

@@ -52,7 +52,8 @@ def make_preview(
 
 def as_dict(preview: Preview) -> dict[str, str]:
     """Event, asked language, and every rendered part by name, as JSON takes it."""
-    return {"event": preview.event, "asked": preview.asked, **asdict(preview.rendered)}
+    parts = {name: value for name, value in asdict(preview.rendered).items() if name != "images"}
+    return {"event": preview.event, "asked": preview.asked, **parts}
 
 
 def show(console: Console, preview: Preview) -> None:
