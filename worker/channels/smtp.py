@@ -151,6 +151,8 @@ class Session(smtplib.SMTP):
         # What came before the handshake was not said by the server we are about to verify (RFC 3207 4.2).
         self._received.clear()
         try:
+            # Python leaks the socket that it wraps when the connection is already gone.
+            self.sock.getpeername()
             self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server.host)
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             raise Failure("TLS", None, "connection closed") from None
