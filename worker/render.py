@@ -21,7 +21,7 @@ from worker.formats import direction, filters
 from worker.images import Images, image_filters
 from worker.lang import fallback_chain
 from worker.settings import get_settings, shipped
-from worker.styles import FRAME, PARAGRAPHS, StyledLoader
+from worker.styles import FRAME, PARAGRAPH, StyledLoader
 
 #: Characters of a title or subject; what is longer is cut.
 MAX_LINE = 500
@@ -107,7 +107,7 @@ def reload_changed() -> None:
     folders = (templates_dir(), events_file().parent)
     stamp = max((path.stat().st_mtime for folder in folders for path in folder.rglob("*")), default=0.0)
     if stamp != _stamp:
-        for cached in (nearest_lang, _environment, _template, get_events):
+        for cached in (nearest_lang, _environment, _template, _paragraph_tags, get_events):
             cached.cache_clear()
     _stamp = stamp
 
@@ -167,7 +167,7 @@ def _ink(color: str) -> str:
 @lru_cache(maxsize=16384)
 def _template(lang: str, name: str) -> Template | None:
     """The compiled template, or None where the folder has no such file."""
-    if name != PARAGRAPHS and not (templates_dir() / name).is_file():
+    if name != PARAGRAPH and not (templates_dir() / name).is_file():
         return None
     try:
         return _environment(lang).get_template(name)
@@ -212,7 +212,7 @@ def _line(value: str) -> str:
 def _framed(lang: str, title: str, text: str, subject: str, body: str, html: Markup | None) -> Rendered:
     values = {"title": title, "subject": subject}
     if html is None:
-        html = Markup(_frame(lang, PARAGRAPHS, {"paragraphs": _paragraphs(body)}))
+        html = _paragraphs(lang, body)
     email_text = _frame(lang, "_layout/email.txt", {**values, "body": body.strip()})
     return Rendered(lang, title, text, subject, email_text, _frame(lang, FRAME, {**values, "body": html}))
 
@@ -224,7 +224,16 @@ def _frame(lang: str, name: str, values: Mapping[str, Any]) -> str:
     return _run(template, values)
 
 
-def _paragraphs(text: str) -> list[list[str]]:
-    """Plain text by paragraphs, which blank lines part, and lines."""
-    blocks = re.split(r"\n\s*\n", text.strip())
-    return [[line.strip() for line in block.splitlines()] for block in blocks if block]
+def _paragraphs(lang: str, text: str) -> Markup:
+    """Plain text as HTML: blank lines part its paragraphs, each line ends in a break."""
+    before, after = _paragraph_tags(lang)
+    blocks = [block for block in re.split(r"\n\s*\n", text.strip()) if block]
+    lines = (Markup("<br>\n").join(line.strip() for line in block.splitlines()) for block in blocks)
+    return Markup("").join(before + block + after + "\n" for block in lines)
+
+
+@lru_cache(maxsize=256)
+def _paragraph_tags(lang: str) -> tuple[Markup, Markup]:
+    """What stands around a paragraph, with the frame's styles in it."""
+    before, _, after = _frame(lang, PARAGRAPH, {"text": "\ue000"}).partition("\ue000")
+    return Markup(before), Markup(after)

@@ -13,13 +13,10 @@ import css_inline
 from jinja2 import Environment, FileSystemLoader, TemplateNotFound
 
 FRAME = "_layout/email.html"
-PARAGRAPHS = "_paragraphs.html"
-"""A template of our own: plain text, as a list of paragraphs that are lists of lines."""
+PARAGRAPH = "_paragraph.html"
+"""A template of our own: one paragraph of plain text."""
 
-_PARAGRAPHS_SOURCE = (
-    "{% for lines in paragraphs %}<p>{% for line in lines %}{{ line }}{% if not loop.last %}<br>\n{% endif %}"
-    "{% endfor %}</p>\n{% endfor %}"
-)
+_PARAGRAPH_SOURCE = "<p>{{ text }}</p>"
 _JINJA = re.compile(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
 _OPAQUE = re.compile(r"<!--.*?-->|<style\b.*?</style>|<title\b.*?</title>|<[a-zA-Z/!][^>]*>", re.DOTALL)
 _BODY = re.compile(r"\{\{-?\s*body\s*-?\}\}")
@@ -37,8 +34,8 @@ class StyledLoader(FileSystemLoader):
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         """As any loader's."""
-        if template == PARAGRAPHS:
-            source, path, is_fresh = _PARAGRAPHS_SOURCE, PARAGRAPHS, lambda: True
+        if template == PARAGRAPH:
+            source, path, is_fresh = _PARAGRAPH_SOURCE, PARAGRAPH, lambda: True
         else:
             source, path, is_fresh = super().get_source(environment, template)
         if not template.endswith(".html"):
