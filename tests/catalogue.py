@@ -28,6 +28,17 @@ email = true
 required = ["who"]
 dedupe = true
 to_self = false
+
+[follow_request]
+email = true
+required = ["who"]
+dedupe = true
+
+[follow]
+email = true
+required = ["who"]
+dedupe = true
+supersedes = ["follow_request"]
 """
 
 TEMPLATES = {
@@ -53,6 +64,10 @@ TEMPLATES = {
     "password_reset/en/email.txt": "Reset it here: {{ link }}",
     "mention/en/title.txt": "{{ who }} mentions you",
     "mention/en/text.txt": "{{ who }} mentions you.",
+    "follow_request/en/title.txt": "{{ who }} asks to follow you",
+    "follow_request/en/text.txt": "{{ who }} asks to follow you.",
+    "follow/en/title.txt": "{{ who }} follows you",
+    "follow/en/text.txt": "{{ who }} follows you.",
 }
 
 

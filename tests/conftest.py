@@ -98,7 +98,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def engine(database_url: str, configure: Callable[..., None]) -> Engine:
     """The process's engine, on the test's own database."""
-    configure(DATABASE_URL=database_url)
+    configure(DATABASE_URL=database_url, SIGNAL="off")
     return database.get_engine()
 
 
@@ -111,5 +111,5 @@ def catalogue(configure: Callable[..., None], tmp_path: Path) -> None:
 @pytest.fixture
 def postgres_engine(new_postgres_url: Callable[[], str], configure: Configure) -> Engine:
     """The process's engine on PostgreSQL, for what SQLite does not have."""
-    configure(DATABASE_URL=new_postgres_url())
+    configure(DATABASE_URL=new_postgres_url(), SIGNAL="off")
     return database.get_engine()

@@ -24,15 +24,29 @@ Configure = Callable[..., None]
 
 CANARY = "Quetzalcoatl"
 
-#: The public contract. `recipients.export` and `recipients.erase` of the plan are not there yet.
+#: The public contract.
 CONTRACT = {
-    "notifications": ("create", "create_many", "create_pending", "retract"),
+    "notifications": ("create", "create_many", "create_pending", "retract", "cancel"),
     "bulk": ("fan_out",),
     "email": ("deliver",),
     "maintenance": ("dispatch_due", "purge_seen", "purge_requests"),
 }
-INBOX = ("list", "get", "counts", "mark_seen", "mark_all_seen", "delete", "delete_seen", "event_types")
-RECIPIENTS = ("upsert", "delete", "set_group", "set_preference", "suppress")
+INBOX = (
+    "list",
+    "get",
+    "counts",
+    "mark_seen",
+    "mark_all_seen",
+    "delete",
+    "delete_seen",
+    "event_types",
+    "unseen_count",
+    "has_unseen",
+)
+RECIPIENTS = (
+    *("upsert", "get", "delete", "set_group", "add_members", "remove_members", "members", "groups"),
+    *("set_preference", "preferences", "suppress", "unsuppress", "is_suppressed", "export", "erase"),
+)
 EXPECTED = {
     **{f"notifications.{name}": queue for queue, names in CONTRACT.items() for name in names},
     **{f"inbox.{name}": "inbox" for name in INBOX},

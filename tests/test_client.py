@@ -284,3 +284,16 @@ def test_applications_load_no_worker(broker_url: str, app: Celery, configure: Ca
     )
     assert (run.stdout, run.returncode) == ("[]\n", 0), run.stderr
     assert len(calls(app)) == 1
+
+
+def test_without_any_app_nothing_goes_to_a_broker_that_celery_makes_up() -> None:
+    """In a process without a Celery app, `notify` refuses by name; a durable request needs no broker."""
+    script = (
+        "from worker.client import notify, notify_many\n"
+        "from worker.errors import NoBroker\n"
+        "for call in (lambda: notify(to='r', title='t'), lambda: notify_many([{'to': 'r', 'title': 't'}])):\n"
+        "    try:\n        call()\n    except NoBroker as error:\n        assert 'connect' in str(error)\n"
+        "    else:\n        raise SystemExit('published to nowhere')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CELERY_")}
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=60, env=environment)

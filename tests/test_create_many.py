@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.store import ask, counted, create, rows
-from worker import create as creating
+from worker import prepare as preparing
 from worker.models import Delivery
 from worker.render import Rendered, render
 
@@ -50,7 +50,7 @@ def test_a_shared_text_is_rendered_once_per_language(engine: Engine, monkeypatch
         langs.append((lang, timezone))
         return render(name, lang, context, timezone=timezone, **more)
 
-    monkeypatch.setattr(creating, "render", counting)
+    monkeypatch.setattr(preparing, "render", counting)
     create(ask([{"id": f"r{n}", "lang": "de" if n % 2 else "en"} for n in range(300)]))
     assert [("de", "UTC"), ("en", "UTC")] == sorted(langs)
     create(ask([{"id": f"r{n}", "lang": "de", "timezone": "Asia/Tokyo"} for n in range(3)]))

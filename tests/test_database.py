@@ -209,8 +209,14 @@ def test_other_urls_are_refused_without_showing_them(url: str) -> None:
 
 
 def test_a_new_sqlite_file_gets_its_folder(tmp_path: Path) -> None:
-    """`bellhop up` in an empty folder needs no preparation."""
-    engine = make_engine(f"sqlite:///{tmp_path}/new/folder/bellhop.db")
+    """`bellhop up` in an empty folder needs no preparation; a path that is wrong further up is told, not made."""
+    wrong = make_engine(f"sqlite:///{tmp_path}/no/such/bellhop.db")
+    with pytest.raises(InvalidSettings, match="DATABASE_URL: there is no folder"):
+        upgrade(wrong)
+    with pytest.raises(SchemaOutdated, match="there is no file"):
+        database.check_schema(wrong)
+    assert [] == list(tmp_path.iterdir())
+    engine = make_engine(f"sqlite:///{tmp_path}/new/bellhop.db")
     upgrade(engine)
     database.check_schema(engine)
     engine.dispose()

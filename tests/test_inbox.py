@@ -216,7 +216,7 @@ def test_json_forms() -> None:
     assert json.loads(json.dumps(page)) == page
     (item,) = page.pop("items")
     assert {"next_cursor": None, "has_next": False, "has_prev": False, "page": 1, "pages": 1, "total": 1} == page
-    assert set(Notification.__table__.columns.keys()) == set(item)
+    assert {*Notification.__table__.columns.keys(), "seen"} == set(item)
     assert (str(id), str(parent), {"title": "Dune"}, None) == (
         item["id"],
         item["parent_id"],

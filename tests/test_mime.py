@@ -1,5 +1,6 @@
 import re
 from base64 import b64decode
+from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -53,6 +54,19 @@ def test_the_headers_say_what_the_mail_is() -> None:
     } == dict(message.items())
     assert message_id(ID, "Bellhop <bellhop@example.org>") == message["Message-ID"]
     assert not message.defects
+
+
+def test_a_reply_names_its_thread() -> None:
+    """In-Reply-To is the parent, References go from the thread's first mail to it, on lines of their own."""
+    above = [UUID(int=n) for n in (1, 2, 3)]
+    reply = replace(parcel(), references=tuple(above))
+    ids = [f"<{id}@example.org>" for id in above]
+    message = parsed(reply)
+
+    assert (ids[-1], ids) == (message["In-Reply-To"], message["References"].split())
+    assert not message.defects
+    assert max(map(len, written(reply).split(b"\r\n"))) <= 78
+    assert ids[-1] == message_id(above[-1], "Bellhop <bellhop@example.org>")
 
 
 def test_text_and_html_are_alternatives() -> None:

@@ -138,7 +138,7 @@ def test_error_never_shows_a_value(monkeypatch: pytest.MonkeyPatch, field: str) 
 def test_printed_settings_hide_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither repr nor a JSON dump shows the password inside a URL."""
     for variable in ("DATABASE_URL", "BROKER_URL", "RESULT_BACKEND", "SMTP_URL"):
-        monkeypatch.setenv(variable, "scheme://bellhop:hunter2@host/0")
+        monkeypatch.setenv(variable, "redis://bellhop:hunter2@host/0")
     settings = get_settings()
     assert "hunter2" not in repr(settings) + settings.model_dump_json()
 

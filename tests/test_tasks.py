@@ -14,7 +14,7 @@ from tests.rows import THEN, ago, put_deliveries, put_notifications
 from tests.servers import RedisTestServer, free_port
 from tests.store import rows
 from worker import celery as root
-from worker import inbox_tasks, recipients, tasks
+from worker import directory_tasks, inbox_tasks, recipients, tasks
 from worker.celery import make_app
 from worker.database import transaction, utcnow
 from worker.deliver import take_due
@@ -226,10 +226,10 @@ def test_the_inbox_by_tasks(broker: Celery) -> None:
 
 def test_the_directory_by_tasks() -> None:
     """Recipients, groups, preferences and suppressions, as `worker.recipients` keeps them."""
-    assert 1 == json_of(inbox_tasks.upsert(entries=[{**MAILED, "lang": "de"}]))
-    inbox_tasks.set_group(group="readers", recipient_ids=["reader"])
-    inbox_tasks.set_preference(recipient_id="reader", event_config_name="mention", enabled=False)
-    inbox_tasks.suppress(address="Away@example.com")
+    assert 1 == json_of(directory_tasks.upsert(entries=[{**MAILED, "lang": "de"}]))
+    directory_tasks.set_group(group="readers", recipient_ids=["reader"])
+    directory_tasks.set_preference(recipient_id="reader", event_config_name="mention", enabled=False)
+    directory_tasks.suppress(address="Away@example.com")
     found = [
         rows(Recipient)[0].lang,
         rows(GroupMember)[0].name,
@@ -239,8 +239,8 @@ def test_the_directory_by_tasks() -> None:
     assert ["de", "readers", False, "asked"] == found
     with transaction() as session:
         assert {"away@example.com"} == recipients.suppressed(session, ["AWAY@example.com"])
-    assert json_of(inbox_tasks.remove(recipient_id="reader")) is True
-    assert json_of(inbox_tasks.remove(recipient_id="reader")) is False
+    assert json_of(directory_tasks.remove(recipient_id="reader")) is True
+    assert json_of(directory_tasks.remove(recipient_id="reader")) is False
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_the_directory_by_tasks() -> None:
         (inbox_tasks.list_, {"recipient_id": "reader", "order": "canary"}, "order: "),
         (inbox_tasks.list_, {"recipient_id": "reader", "per_page": 100_000}, "per_page: "),
         (inbox_tasks.counts, {}, "recipient_id: "),
-        (inbox_tasks.upsert, {"entries": [{"id": "canary", "lang": "canary!"}]}, "lang: "),
+        (directory_tasks.upsert, {"entries": [{"id": "canary", "lang": "canary!"}]}, "lang: "),
         (tasks.deliver, {"delivery_ids": ["canary"]}, "delivery_ids.0: "),
     ],
 )

@@ -116,7 +116,9 @@ def make_app(settings: Settings) -> Celery:
     """The Celery app for these settings."""
     transport.install()
     transport.hide_bodies()
-    app = Celery("bellhop", task_cls=BellhopTask, include=["worker.tasks", "worker.inbox_tasks"])
+    app = Celery(
+        "bellhop", task_cls=BellhopTask, include=["worker.tasks", "worker.inbox_tasks", "worker.directory_tasks"]
+    )
     app.conf.update(
         broker_url=settings.broker_url.get_secret_value(),
         result_backend=_result_backend(settings),

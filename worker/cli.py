@@ -4,22 +4,27 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from worker import inbox as inboxes
 from worker import purge as purging
 from worker.client import PublishError, connect, notify
-from worker.database import check_schema, get_engine, transaction, upgrade
+from worker.database import check_schema, get_engine, head, transaction, upgrade
 from worker.errors import BellhopError
 from worker.events import get_events
+from worker.models import Delivery
 from worker.preview import as_dict, make_preview, read_context, show
 from worker.preview.gallery import write_gallery
 from worker.render import langs
@@ -55,7 +60,9 @@ def cli() -> None:
 def init_db() -> None:
     """Create the tables, or migrate them to this version."""
     upgrade(get_engine())
-    console.print(f"The schema of {get_engine().url.render_as_string(hide_password=True)} is up to date.", markup=False)
+    console.print(
+        f"The schema of {get_engine().url.render_as_string(hide_password=True)} is at version {head()}.", markup=False
+    )
 
 
 @cli.command()
@@ -63,17 +70,21 @@ def init_db() -> None:
 @click.option("--to", "to", required=True, multiple=True, help="A recipient's id; repeat for several.")
 @click.option("--lang", help="Language for every recipient; else each one's own.")
 @click.option("--context", default="{}", help="The event's context, a JSON object.")
+@click.option("--address", help="The recipient's email address, where the directory has none.")
 @click.option("--email/--no-email", "should_email", default=None, help="Else the event's default decides.")
 @click.option("--key", "idempotency_key", help="Idempotency key: the same request again adds nothing.")
-def send(event: str, to: tuple[str, ...], context: str, **optional: Any) -> None:
-    """Enqueue a notification and print its request's id."""
+def send(event: str, to: tuple[str, ...], context: str, address: str | None, **optional: Any) -> None:
+    """Enqueue a notification and print its request's id, which is its task's id in Flower too."""
     try:
         values = json.loads(context)
-    except ValueError:
-        raise click.UsageError("--context: not JSON") from None
+    except ValueError as error:
+        raise click.UsageError(f'--context: not JSON ({error}); for instance \'{{"title": "Dune"}}\'') from None
+    if address and len(to) > 1:
+        raise click.UsageError("--address goes with one --to")
+    recipients = [{"id": to[0], "email": address}] if address else list(to)
     given = {name: value for name, value in optional.items() if value is not None}
     app = connect(get_settings().broker_url.get_secret_value())
-    click.echo(notify(event, to=list(to), app=app, context=values, **given))
+    click.echo(notify(event, to=recipients, app=app, context=values, **given))
 
 
 @cli.command()
@@ -87,15 +98,39 @@ def inbox(recipient: str, unseen: bool, limit: int, as_json: bool) -> None:
     with transaction() as session:
         page = inboxes.list(session, recipient, seen=False if unseen else None, per_page=limit)
         counts = inboxes.counts(session, recipient)
+        emails = _emails(session, [row.id for row in page.items])
     if as_json:
         click.echo(json.dumps(inboxes.page_as_dict(page), ensure_ascii=False, indent=2))
         return
-    table = Table("when (UTC)", "event", "lang", "title", "text", "seen")
+    table = _table("when (UTC)", "event", "lang", "title", "text", "email", "seen")
     for row in page.items:
         when, seen = f"{row.created_at:%Y-%m-%d %H:%M}", f"{row.seen_at:%Y-%m-%d %H:%M}" if row.seen_at else "no"
-        table.add_row(when, row.event_config_name or "", row.lang, Text(row.title), Text(row.text), seen)
+        table.add_row(
+            when,
+            row.event_config_name or "",
+            row.lang,
+            Text(row.title),
+            Text(row.text),
+            emails.get(row.id, "none"),
+            seen,
+        )
     console.print(table)
     console.print(f"{counts.total} in all, {counts.unseen} unseen")
+
+
+def _emails(session: Session, ids: Sequence[UUID]) -> dict[UUID, str]:
+    rows = session.execute(
+        select(Delivery.notification_id, Delivery.status, Delivery.reason).where(Delivery.notification_id.in_(ids))
+    )
+    return {id: f"{status}: {reason}" if reason else status for id, status, reason in rows}
+
+
+def _table(*columns: str) -> Table:
+    """A table that folds what is too long: names are there to be copied."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 @cli.command()
@@ -107,7 +142,7 @@ def events(as_json: bool) -> None:
         rows = [{**event.model_dump(mode="json"), "langs": langs(event.name)} for event in configs]
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
-    table = Table("event", "active", "email", "required", "optional", "langs")
+    table = _table("event", "active", "email", "required", "optional", "langs")
     for event in configs:
         active, email = ("yes" if value else "no" for value in (event.active, event.email))
         required, optional = ", ".join(event.required), ", ".join(event.optional)
@@ -231,7 +266,8 @@ def main() -> None:
     except BellhopError as error:
         sys.exit(f"bellhop: {error}")
     except OperationalError as error:
-        sys.exit(f"bellhop: the database cannot be used ({type(error.orig).__name__}); see DATABASE_URL")
+        reason = str(error.orig).strip().splitlines()[0]
+        sys.exit(f"bellhop: the database cannot be used ({reason}); see DATABASE_URL")
     except PublishError:
         sys.exit("bellhop: the broker could not be reached, nothing was asked; see BROKER_URL")
 

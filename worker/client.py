@@ -7,6 +7,7 @@ from uuid import UUID
 from celery import Celery, current_app
 from celery import exceptions as celery_exceptions
 
+from worker.errors import NoBroker
 from worker.request import NotificationRequest
 
 if TYPE_CHECKING:
@@ -53,16 +54,18 @@ def notify(
     Without `session` the request goes to the broker and is as safe as the broker. With it, the request is a row in
     the caller's own transaction: it is asked if and when that commits, and a worker is woken then.
 
-    Raises InvalidRequest naming field and rule; with a session IdempotencyConflict; without one, when the broker
-    cannot be reached, kombu's OperationalError: then nothing was asked.
+    Raises InvalidRequest naming field and rule; with a session IdempotencyConflict; without one NoBroker, or when the
+    broker cannot be reached PublishError: then nothing was asked. Whether the event is known and its context is right
+    is for the worker to find.
     """
     request = _request(event_config_name, to, fields)
     if session is None:
-        _publish(app, "notifications.create", {"request": request.to_wire()})
+        # The task's id is the request's, so that what became of it is found in Flower and logs.
+        _publish(_known(app), "notifications.create", {"request": request.to_wire()}, str(request.id))
     else:
         from worker.pending import enqueue_durably
 
-        enqueue_durably(session, request, lambda: _publish(app, "notifications.create_pending", {}))
+        enqueue_durably(session, request, lambda: _publish(_known(app), "notifications.create_pending", {}))
     return request.id
 
 
@@ -73,6 +76,7 @@ def notify_many(
 
     All are checked before the first is published. Raises as `notify` does.
     """
+    app = _known(app)
     checked = [one if isinstance(one, NotificationRequest) else NotificationRequest.parse(one) for one in requests]
     for start in range(0, len(checked), chunk):
         wire = [request.to_wire() for request in checked[start : start + chunk]]
@@ -85,10 +89,19 @@ def _request(event_config_name: str | None, to: Any, fields: Mapping[str, Any]) 
     return NotificationRequest.parse({"to": to, **named, **fields})
 
 
-def _publish(app: Celery | None, name: str, kwargs: dict[str, Any]) -> None:
-    (app or current_app).send_task(
+def _known(app: Celery | None) -> Celery:
+    """The app given, or the application's own; never the one that Celery makes up, which publishes to nowhere."""
+    found: Celery = app or current_app._get_current_object()
+    if app is None and found.main == "default" and not found.conf.broker_url:
+        raise NoBroker
+    return found
+
+
+def _publish(app: Celery, name: str, kwargs: dict[str, Any], task_id: str | None = None) -> None:
+    app.send_task(
         name,
         kwargs=kwargs,
+        task_id=task_id,
         queue="notifications",
         serializer="json",
         argsrepr=_HIDDEN,

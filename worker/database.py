@@ -55,8 +55,6 @@ def make_engine(url: str) -> Engine:
         return create_engine(parsed.set(drivername="postgresql+psycopg"), hide_parameters=True, pool_pre_ping=True)
     if parsed.get_backend_name() != "sqlite":
         raise InvalidSettings("DATABASE_URL: postgresql:// or sqlite:/// only")
-    if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -98,16 +96,34 @@ def _alembic(connection: Connection | None = None) -> Config:
     return config
 
 
+def _file_of(engine: Engine) -> Path | None:
+    name = engine.url.database if engine.dialect.name == "sqlite" else None
+    return None if name in (None, "", ":memory:") else Path(str(name))
+
+
 def upgrade(engine: Engine) -> None:
     """Migrate the schema up to this version's; harmless when it is there, or when another process does the same."""
+    if (file := _file_of(engine)) is not None:
+        if not file.parent.parent.is_dir():
+            raise InvalidSettings(f"DATABASE_URL: there is no folder {file.parent.parent}")
+        file.parent.mkdir(exist_ok=True)
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('bellhop migrations'))")
         command.upgrade(_alembic(connection), "head")
 
 
+def head() -> str:
+    """The schema's version that this code needs."""
+    return str(ScriptDirectory.from_config(_alembic()).get_current_head())
+
+
 def check_schema(engine: Engine) -> None:
     """Raise SchemaOutdated if the schema is older than this code needs. A newer one (a rolling update) passes."""
+    if (file := _file_of(engine)) is not None and not file.exists():
+        raise SchemaOutdated(
+            f"the database schema is at no version: there is no file {file}; see DATABASE_URL, or run `bellhop init-db`"
+        )
     scripts = ScriptDirectory.from_config(_alembic())
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})

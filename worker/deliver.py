@@ -20,6 +20,7 @@ from worker.events import get_events
 from worker.models import URGENCY, AttachmentContent, Delivery, Notification
 from worker.recipients import suppressed
 from worker.settings import Settings, get_settings
+from worker.threads import references
 
 #: Answers of the other side that sending one parcel may have to wait for.
 PHASES = 8
@@ -91,6 +92,7 @@ def claim(
     rows = list(session.scalars(statement))
     about = _notifications(session, [row.notification_id for row in rows])
     contents = _contents(session, rows)
+    above = references(session, about)
     refused = suppressed(session, [row.address for row in rows if row.address])
     claimed = []
     for row in sorted(rows, key=lambda row: (row.urgency, row.due_at, row.id)):
@@ -100,13 +102,15 @@ def claim(
             row.status, row.reason, row.parts = "skipped", reason, None
             result.skipped += 1
         else:
-            claimed.append(Claimed(row.id, row.channel, row.attempts, _parcel(row, notification, contents)))
+            parcel = _parcel(row, notification, contents, above.get(notification.id, ()))
+            claimed.append(Claimed(row.id, row.channel, row.attempts, parcel))
     return claimed
 
 
 def _notifications(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
-    columns = (Notification.id, Notification.lang, Notification.event_config_name, Notification.created_at)
-    return {row.id: row for row in session.execute(select(*columns).where(Notification.id.in_(ids)))}
+    about = select(Notification.id, Notification.lang, Notification.event_config_name, Notification.created_at)
+    statement = about.add_columns(Notification.parent_id, Notification.thread_id).where(Notification.id.in_(ids))
+    return {row.id: row for row in session.execute(statement)}
 
 
 def _contents(session: Session, rows: Sequence[Delivery]) -> dict[str, bytes]:
@@ -137,9 +141,10 @@ def _why_not(
     return "event_inactive" if event and not event.active else None
 
 
-def _parcel(row: Delivery, notification: Any, contents: Mapping[str, bytes]) -> Parcel:
+def _parcel(row: Delivery, notification: Any, contents: Mapping[str, bytes], above: tuple[UUID, ...]) -> Parcel:
     files = tuple(File(name, kind, contents[sha256], cid) for name, kind, sha256, cid in _files(row))
-    return Parcel(row.id, row.address or "", notification.lang, row.parts or {}, notification.created_at, files)
+    created_at = notification.created_at
+    return Parcel(row.id, row.address or "", notification.lang, row.parts or {}, created_at, files, above)
 
 
 def _send(

@@ -50,6 +50,18 @@ class EmptyGroup(BellhopError):
     """A group in `to` has no members."""
 
 
+class UnknownParent(BellhopError):
+    """`parent_id` is neither a notification of this recipient nor a request that was created."""
+
+
+class MandatoryEvent(BellhopError):
+    """The event cannot be turned off: its config says `preference = false`."""
+
+
+class DirectoryReadOnly(BellhopError):
+    """`recipients` is a view of the application's own table: change the recipients there."""
+
+
 class InvalidLanguage(BellhopError):
     """Not a well-formed BCP 47 language tag."""
 
@@ -68,6 +80,10 @@ class TemplateFailed(BellhopError):
 
 class IdempotencyConflict(BellhopError):
     """The idempotency key, or the id, was already used by a different request."""
+
+
+class NoBroker(BellhopError):
+    """No Celery app is configured in this process: pass `app`, for instance `app=connect(broker_url)`."""
 
 
 class PartlyRefused(BellhopError):

@@ -39,6 +39,8 @@ class EventConfig(BaseModel):
     """Whether the recipient may turn its email off."""
     dedupe: StrictBool = False
     """At most one notification per recipient, sender and object."""
+    supersedes: tuple[EventConfigName, ...] = ()
+    """Events whose notification, of the same recipient, sender and object, turns into this one."""
     to_self: StrictBool = False
     """Whether the sender is told of their own doing."""
     secret: tuple[Name, ...] = ()
@@ -57,6 +59,8 @@ class EventConfig(BaseModel):
             raise ValueError(f"names that every template has already: {', '.join(sorted(taken))}")
         if undeclared := {*self.kinds, *self.example, *self.secret, *self.data} - declared:
             raise ValueError(f"in kinds, example, secret or data, but not declared: {', '.join(sorted(undeclared))}")
+        if self.name in self.supersedes:
+            raise ValueError("supersedes: other events than itself")
         if unkept := set(self.data) & set(self.secret):
             raise ValueError(f"both data, which is kept, and secret, which is not: {', '.join(sorted(unkept))}")
         return self
@@ -112,7 +116,11 @@ def load_events(path: Path) -> dict[str, EventConfig]:
         raise InvalidEventConfig(f"{path}: no such file; set CONFIG_DIR to the folder that holds events.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidEventConfig(f"{path}: {error}") from None
-    return {name: _load_event(path, name, table) for name, table in tables.items()}
+    events = {name: _load_event(path, name, table) for name, table in tables.items()}
+    for event in events.values():
+        if unknown := set(event.supersedes) - set(events):
+            raise InvalidEventConfig(f"{path}: {event.name}: supersedes: no such event: {', '.join(sorted(unknown))}")
+    return events
 
 
 def _load_event(path: Path, name: str, table: Any) -> EventConfig:

@@ -1,61 +1,63 @@
-"""Celery shells around the inbox and the directory, for callers without database access. These keep their result."""
+"""Celery shells around the inbox, for callers without database access. These keep their result."""
 
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 from uuid import UUID
 
 from pydantic import AwareDatetime
 
-from worker import inbox, recipients
+from worker import inbox
 from worker.celery import task
-from worker.database import transaction, utcnow
-
-Events = str | list[str] | None
+from worker.database import transaction
+from worker.inbox import Filters, Where
 
 
 @task("inbox.list", keep_result=True)
 def list_(
     *,
     recipient_id: str,
-    seen: bool | None = None,
-    event_config_name: Events = None,
-    scope: str | None = None,
     order: Literal["desc", "asc"] = "desc",
     page: int | None = None,
     per_page: int = 10,
     cursor: str | None = None,
     query: str | None = None,
+    depth: inbox.Depth = "detail",
+    **filters: Unpack[Filters],
 ) -> dict[str, Any]:
-    """As `worker.inbox.list`; the items as JSON objects."""
+    """As `worker.inbox.list`; the items as JSON objects, with as much of each as `depth` says."""
     with transaction() as session:
         found = inbox.list(
-            session,
-            recipient_id,
-            seen=seen,
-            event_config_name=event_config_name,
-            scope=scope,
-            order=order,
-            page=page,
-            per_page=per_page,
-            cursor=cursor,
-            query=query,
+            session, recipient_id, order=order, page=page, per_page=per_page, cursor=cursor, query=query, **filters
         )
-        return inbox.page_as_dict(found)
+        return inbox.page_as_dict(found, depth)
 
 
 @task("inbox.get", keep_result=True)
-def get(*, recipient_id: str, id: UUID) -> dict[str, Any] | None:
+def get(*, recipient_id: str, id: UUID, depth: inbox.Depth = "detail") -> dict[str, Any] | None:
     """As `worker.inbox.get`."""
     with transaction() as session:
         row = inbox.get(session, recipient_id, id)
-        return None if row is None else inbox.as_dict(row)
+        return None if row is None else inbox.as_dict(row, depth)
 
 
 @task("inbox.counts", keep_result=True)
-def counts(*, recipient_id: str) -> dict[str, int]:
+def counts(*, recipient_id: str, by_event: bool = False, **where: Unpack[Where]) -> dict[str, Any]:
     """As `worker.inbox.counts`."""
     with transaction() as session:
-        return asdict(inbox.counts(session, recipient_id))
+        return inbox.counts_as_dict(inbox.counts(session, recipient_id, by_event=by_event, **where))
+
+
+@task("inbox.unseen_count", keep_result=True)
+def unseen_count(*, recipient_id: str, **where: Unpack[Where]) -> int:
+    """As `worker.inbox.unseen_count`."""
+    with transaction() as session:
+        return inbox.unseen_count(session, recipient_id, **where)
+
+
+@task("inbox.has_unseen", keep_result=True)
+def has_unseen(*, recipient_id: str, **where: Unpack[Where]) -> bool:
+    """As `worker.inbox.has_unseen`."""
+    with transaction() as session:
+        return inbox.has_unseen(session, recipient_id, **where)
 
 
 @task("inbox.mark_seen", keep_result=True)
@@ -67,18 +69,10 @@ def mark_seen(*, recipient_id: str, id: UUID, seen: bool = True) -> dict[str, An
 
 
 @task("inbox.mark_all_seen", keep_result=True)
-def mark_all_seen(
-    *,
-    recipient_id: str,
-    event_config_name: Events = None,
-    scope: str | None = None,
-    before: AwareDatetime | None = None,
-) -> int:
+def mark_all_seen(*, recipient_id: str, before: AwareDatetime | None = None, **where: Unpack[Where]) -> int:
     """As `worker.inbox.mark_all_seen`."""
     with transaction() as session:
-        return inbox.mark_all_seen(
-            session, recipient_id, event_config_name=event_config_name, scope=scope, before=before
-        )
+        return inbox.mark_all_seen(session, recipient_id, before=before, **where)
 
 
 @task("inbox.delete", keep_result=True)
@@ -89,49 +83,14 @@ def delete(*, recipient_id: str, id: UUID) -> bool:
 
 
 @task("inbox.delete_seen", keep_result=True)
-def delete_seen(*, recipient_id: str, older_than: AwareDatetime | None = None) -> int:
+def delete_seen(*, recipient_id: str, older_than: AwareDatetime | None = None, **where: Unpack[Where]) -> int:
     """As `worker.inbox.delete_seen`."""
     with transaction() as session:
-        return inbox.delete_seen(session, recipient_id, older_than=older_than)
+        return inbox.delete_seen(session, recipient_id, older_than=older_than, **where)
 
 
 @task("inbox.event_types", keep_result=True)
-def event_types(*, recipient_id: str, seen: bool | None = None) -> list[str]:
+def event_types(*, recipient_id: str, **filters: Unpack[Filters]) -> list[str]:
     """As `worker.inbox.event_types`."""
     with transaction() as session:
-        return [*inbox.event_types(session, recipient_id, seen=seen)]
-
-
-@task("recipients.upsert", keep_result=True)
-def upsert(*, entries: list[dict[str, Any]]) -> int:
-    """As `worker.recipients.upsert`."""
-    with transaction() as session:
-        return recipients.upsert(session, entries)
-
-
-@task("recipients.delete", keep_result=True)
-def remove(*, recipient_id: str) -> bool:
-    """As `worker.recipients.delete`."""
-    with transaction() as session:
-        return recipients.delete(session, recipient_id)
-
-
-@task("recipients.set_group", keep_result=True)
-def set_group(*, group: str, recipient_ids: list[str]) -> None:
-    """As `worker.recipients.set_group`."""
-    with transaction() as session:
-        recipients.set_group(session, group, recipient_ids)
-
-
-@task("recipients.set_preference", keep_result=True)
-def set_preference(*, recipient_id: str, event_config_name: str, enabled: bool, channel: str = "email") -> None:
-    """As `worker.recipients.set_preference`."""
-    with transaction() as session:
-        recipients.set_preference(session, recipient_id, event_config_name, enabled, channel)
-
-
-@task("recipients.suppress", keep_result=True)
-def suppress(*, address: str, reason: str = "asked", channel: str = "email") -> None:
-    """As `worker.recipients.suppress`."""
-    with transaction() as session:
-        recipients.suppress(session, address, reason, utcnow(), channel)
+        return [*inbox.event_types(session, recipient_id, **filters)]

@@ -53,8 +53,14 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {datetime: UtcDateTime, UUID: Uuid, dict[str, Any]: Json}
 
 
-def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    return Index(name, *columns, unique=unique, postgresql_where=sql(where), sqlite_where=sql(where))
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False, **options: Any) -> Index:
+    return Index(name, *columns, unique=unique, postgresql_where=sql(where), sqlite_where=sql(where), **options)
+
+
+#: The order of an inbox.
+_PLACE = ("recipient_id", "created_at", "id")
+#: What PostgreSQL's indexes of it also hold, so that counts and deep pages need not look at the rows.
+_CARRIED = ("expire_at", "event_config_name", "scope")
 
 
 class Notification(Base):
@@ -79,6 +85,11 @@ class Notification(Base):
     object_id: Mapped[str | None] = mapped_column(String(255))
     scope: Mapped[str | None] = mapped_column(String(255))
     parent_id: Mapped[UUID | None]
+    """The recipient's notification that this one answers."""
+    thread_id: Mapped[UUID | None]
+    """The one their thread began with; null where this one begins it."""
+    email_reason: Mapped[str | None] = mapped_column(String(40))
+    """Why no email was asked for: `asked_not`, `event_default`, `no_event`. Null: the delivery row tells."""
     created_at: Mapped[datetime]
     """When it comes into being for the recipient: the moment of creation, or `send_at`. Not shown before."""
     expire_at: Mapped[datetime | None]
@@ -86,10 +97,14 @@ class Notification(Base):
     seen_at: Mapped[datetime | None]
 
     __table_args__ = (
-        Index("ix_notifications_inbox", "recipient_id", "created_at", "id"),
-        _partial_index("ix_notifications_unseen", "recipient_id", "created_at", where="seen_at IS NULL"),
+        Index("ix_notifications_inbox", *_PLACE, postgresql_include=_CARRIED),
+        _partial_index("ix_notifications_unseen", *_PLACE, where="seen_at IS NULL", postgresql_include=_CARRIED),
+        _partial_index("ix_notifications_thread", "recipient_id", "parent_id", where="parent_id IS NOT NULL"),
         _partial_index("ix_notifications_purge", "updated_at", where="seen_at IS NOT NULL"),
-        _partial_index("ix_notifications_object", "object_type", "object_id", where="object_id IS NOT NULL"),
+        _partial_index(
+            "ix_notifications_object", "object_type", "object_id", "recipient_id", where="object_id IS NOT NULL"
+        ),
+        Index("ix_notifications_request", "request_id", "recipient_id"),
     )
 
 
@@ -146,7 +161,7 @@ class Request(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     fingerprint: Mapped[str] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(10))
-    """pending, created or failed."""
+    """pending, created, failed or cancelled."""
     payload: Mapped[dict[str, Any] | None]
     """The request of a durable enqueue, or of a page of a fan-out; emptied once created."""
     bulk: Mapped[bool] = mapped_column(default=False)
@@ -203,6 +218,16 @@ class Suppression(Base):
     """In lower case."""
     reason: Mapped[str] = mapped_column(String(40))
     created_at: Mapped[datetime]
+
+
+class Erasure(Base):
+    """The ledger of erasures: how much each removed, and of nobody that could be named."""
+
+    __tablename__ = "erasures"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    erased_at: Mapped[datetime]
+    counts: Mapped[dict[str, Any]]
 
 
 class PurgeRun(Base):

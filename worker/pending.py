@@ -15,10 +15,13 @@ from worker.create import Created
 from worker.errors import BellhopError, EmptyGroup
 from worker.ids import derive
 from worker.models import Request
+from worker.prepare import prepare
 from worker.recipients import Directory, audience, member_pages
 from worker.render import check_all_langs
 from worker.request import NotificationRequest, Recipient
+from worker.rows import insert_new
 from worker.settings import get_settings
+from worker.threads import check_request
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +87,10 @@ def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = 
             _settle(row, None)
         except BellhopError as error:
             _settle(row, error)
-    prepared = creating.prepare(session, [request for _row, request in small], result, now)
+    prepared = prepare(session, [request for _row, request in small], result.refused, now)
     for row, request in small:
         _settle(row, result.refused.get(request.id))
-    creating.write(session, prepared, result, now)
+    creating.write(session, prepared, result, now, announce=not bulk or get_settings().signal == "all")
     return len(rows), result
 
 
@@ -146,13 +149,14 @@ def _write_pages(session: Session, request: NotificationRequest, now: datetime) 
     """Every language is rendered first: a page must not fail where another succeeds."""
     if request.event_config_name:
         check_all_langs(request.event_config_name, request.context)
+    check_request(session, request.parent_id)
     count = 0
     for count, page in enumerate(_pages(session, request), start=1):
         row = creating.request_row(page, now, "pending")
         # All pages share the request's id, from which the notifications' ids are made: a recipient who is in two
         # groups, or moves between pages, is still told once.
         row |= {"id": derive(request.id, "page", str(count)), "idempotency_key": None, "bulk": True}
-        session.execute(creating.insert_new(session, Request), [row])
+        session.execute(insert_new(session, Request), [row])
     return count
 
 
@@ -168,6 +172,7 @@ def _pages(session: Session, request: NotificationRequest) -> Iterator[Notificat
         empty = True
         for ids in member_pages(session, entry.group, size) if entry.group else ():
             empty = False
-            yield request.model_copy(update={"to": tuple(Recipient(id=id) for id in ids)})
+            if told := tuple(Recipient(id=id) for id in ids if id not in (entry.without or ())):
+                yield request.model_copy(update={"to": told})
         if entry.group and empty:
             raise EmptyGroup(f"to.{position}: the group has no members")

@@ -89,14 +89,6 @@ def _ledger_row(purged: Purged, now: datetime, took_seconds: float) -> PurgeRun:
     )
 
 
-def retract(session: Session, object_type: str, object_id: str, event_config_name: str | None = None) -> int:
-    """Remove the notifications about an object, of one event or of all, and with them the emails not yet sent."""
-    about = and_(Notification.object_type == object_type, Notification.object_id == object_id)
-    if event_config_name is not None:
-        about = and_(about, Notification.event_config_name == event_config_name)
-    return len(session.execute(delete(Notification).where(about).returning(Notification.id)).all())
-
-
 def purge_requests(begin: Transaction, *, now: datetime) -> int:
     """Forget requests, with their idempotency keys, that were created before `REQUEST_RETENTION_DAYS` ago."""
     settings = get_settings()
@@ -104,7 +96,7 @@ def purge_requests(begin: Transaction, *, now: datetime) -> int:
     with begin() as session:
         # Files that no email can need any more.
         session.execute(delete(AttachmentContent).where(AttachmentContent.keep_until < now))
-    old = select(Request.id).where(Request.status == "created", Request.created_at < cutoff)
+    old = select(Request.id).where(Request.status.in_(["created", "cancelled"]), Request.created_at < cutoff)
     removed, last = 0, settings.purge_batch
     while last == settings.purge_batch:
         with begin() as session:

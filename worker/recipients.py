@@ -1,25 +1,46 @@
-"""Who a `to` means: the directory, groups, preferences, suppressions."""
+"""Who a `to` means: the directory, groups, preferences, suppressions.
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+How the directory is kept is in `worker.directory` and `worker.erasure`; their public names are names of this module.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from worker.errors import EmptyGroup, InvalidRequest, UnknownRecipient
+from worker.directory import (
+    add_members,
+    as_dict,
+    delete,
+    find,
+    get,
+    groups,
+    is_suppressed,
+    members,
+    preferences,
+    remove_members,
+    set_group,
+    set_preference,
+    suppress,
+    unsuppress,
+    upsert,
+)
+from worker.erasure import erase, export
+from worker.errors import EmptyGroup, UnknownRecipient
 from worker.events import EventConfig
 from worker.formats import zone as check_zone
-from worker.models import Base, GroupMember, Preference, Recipient, Suppression
+from worker.models import GroupMember, Preference, Recipient, Suppression
 from worker.request import NotificationRequest
 from worker.request import Recipient as Entry
+from worker.rows import chunks
 
-#: Values bound in one IN list; SQLite's limit is 32,766 variables.
-_CHUNK = 10_000
+__all__ = [
+    "Addressee", "Directory", "add_members", "as_dict", "audience", "delete", "erase", "export", "find", "get",
+    "groups", "is_suppressed", "member_pages", "members", "preferences", "remove_members", "set_group",
+    "set_preference", "suppress", "suppressed", "unsuppress", "upsert", "why_not_asked",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -66,7 +87,7 @@ class Directory:
         return self
 
     def _load_refusals(self, session: Session, ids: set[str], events: set[str | None]) -> None:
-        for chunk in _chunks(sorted(ids)):
+        for chunk in chunks(sorted(ids)):
             statement = select(Preference.recipient_id, Preference.event_config_name).where(
                 Preference.recipient_id.in_(chunk),
                 Preference.event_config_name.in_([name for name in events if name]),
@@ -96,7 +117,8 @@ class Directory:
             return [self.id_by_username[entry.username]]
         if not self.members.get(entry.group or ""):
             raise EmptyGroup(f"to.{position}: the group has no members")
-        return self.members[entry.group or ""]
+        left_out = set(entry.without or ())
+        return [member for member in self.members[entry.group or ""] if member not in left_out]
 
     def _addressee(self, recipient_id: str, entry: Entry, lang: str | None, default_lang: str) -> Addressee:
         row = self.by_id.get(recipient_id)
@@ -115,14 +137,22 @@ class Directory:
         `should_email` true passes preferences, never a suppression; false wins over everything; absent: the event's
         default, then the recipient's preference (on, where none is recorded).
         """
-        wanted = should_email if should_email is not None else bool(event and event.email)
-        if not wanted:
+        if why_not_asked(should_email, event):
             return ""
         if should_email is None and event and event.preference and (who.id, event.name) in self.refusals:
             return "preference"
         if not who.email:
             return "no_address"
         return "suppressed" if who.email.lower() in self.suppressed else None
+
+
+def why_not_asked(should_email: bool | None, event: EventConfig | None) -> str | None:
+    """Why no email is asked for, whoever the recipient is; None where one is, and a delivery row tells the rest."""
+    if should_email is not None:
+        return None if should_email else "asked_not"
+    if event is None:
+        return "no_event"
+    return None if event.email else "event_default"
 
 
 def audience(session: Session, request: NotificationRequest) -> int:
@@ -156,102 +186,20 @@ def suppressed(session: Session, addresses: Iterable[str]) -> set[str]:
     """Those of the addresses (in lower case) that no email may go to."""
     wanted = sorted({address.lower() for address in addresses})
     found: set[str] = set()
-    for chunk in _chunks(wanted):
+    for chunk in chunks(wanted):
         statement = select(Suppression.address).where(Suppression.channel == "email", Suppression.address.in_(chunk))
         found.update(session.scalars(statement))
     return found
 
 
-def upsert(session: Session, recipients: Sequence[Mapping[str, Any]]) -> int:
-    """Put recipients into the directory, or change those that are there; fields not given become empty.
-
-    Each is an object with `id` and, as wanted, `username`, `email`, `lang`, `timezone`. Returns how many.
-    Raises InvalidRequest or InvalidTimezone; then nothing is written.
-    """
-    rows = [_directory_row(recipient) for recipient in recipients]
-    try:
-        with session.begin_nested():
-            upsert_rows(session, Recipient, rows, keys=["id"])
-    except IntegrityError:
-        raise InvalidRequest("recipient.username: another recipient has it") from None
-    return len(rows)
-
-
-def _directory_row(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked by the same rules as an entry of a request's `to`."""
-    if not values.get("id"):
-        raise InvalidRequest("recipient: an object with an id")
-    entry = {key: value for key, value in values.items() if key != "username" and value is not None}
-    checked = NotificationRequest.parse({"to": entry, "title": "-"}).to[0]
-    if checked.timezone:
-        check_zone(checked.timezone)
-    username = values.get("username")
-    if username is not None:
-        NotificationRequest.parse({"to": {"username": username}, "title": "-"})
-    return {**checked.model_dump(exclude={"group"}), "username": username}
-
-
-def delete(session: Session, recipient_id: str) -> bool:
-    """Take a recipient out of the directory and all groups; their notifications stay."""
-    session.execute(sql_delete(GroupMember).where(GroupMember.recipient_id == recipient_id))
-    session.execute(sql_delete(Preference).where(Preference.recipient_id == recipient_id))
-    gone = session.execute(sql_delete(Recipient).where(Recipient.id == recipient_id).returning(Recipient.id))
-    return gone.first() is not None
-
-
-def set_group(session: Session, group: str, recipient_ids: Sequence[str]) -> None:
-    """Make these the group's members, and no others."""
-    session.execute(sql_delete(GroupMember).where(GroupMember.name == group))
-    rows = [{"name": group, "recipient_id": recipient_id} for recipient_id in dict.fromkeys(recipient_ids)]
-    upsert_rows(session, GroupMember, rows, keys=["name", "recipient_id"])
-
-
-def set_preference(
-    session: Session, recipient_id: str, event_config_name: str, enabled: bool, channel: str = "email"
-) -> None:
-    """Turn one event on or off for one recipient on one channel. Without a row it is on (as in FitTrackee)."""
-    row = {
-        "recipient_id": recipient_id,
-        "event_config_name": event_config_name,
-        "channel": channel,
-        "enabled": enabled,
-    }
-    upsert_rows(session, Preference, [row], keys=["recipient_id", "event_config_name", "channel"])
-
-
-def suppress(session: Session, address: str, reason: str, now: datetime, channel: str = "email") -> None:
-    """Send nothing to this address any more, whatever is asked. `reason` is one word, such as `bounced`."""
-    row = {"channel": channel, "address": address.lower(), "reason": reason, "created_at": now}
-    upsert_rows(session, Suppression, [row], keys=["channel", "address"])
-
-
-def upsert_rows(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Insert many rows in one statement; where a row with the same keys is there, replace its other values."""
-    if not rows:
-        return
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(model)
-    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-    if others:
-        statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
-    else:
-        statement = statement.on_conflict_do_nothing()
-    session.execute(statement.execution_options(render_nulls=True), [dict(row) for row in rows])
-
-
 def _rows_in(session: Session, model: type[T], column: Any, values: set[str]) -> list[T]:
     rows: list[T] = []
-    for chunk in _chunks(sorted(values)):
+    for chunk in chunks(sorted(values)):
         rows += session.scalars(select(model).where(column.in_(chunk)))
     return rows
 
 
 def _select_in(session: Session, model: Any, column: Any, values: set[str], other: Any) -> Iterator[tuple[str, str]]:
-    for chunk in _chunks(sorted(values)):
+    for chunk in chunks(sorted(values)):
         statement = select(column, other).where(column.in_(chunk)).order_by(column, other)
         yield from session.execute(statement)
-
-
-def _chunks(values: list[T]) -> Iterator[list[T]]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]

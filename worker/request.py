@@ -29,6 +29,8 @@ from worker.lang import normalize_lang
 
 #: Recipients that one request may name; larger audiences are groups.
 MAX_RECIPIENTS = 10_000
+#: Members that a group's entry may leave out.
+MAX_WITHOUT = 1_000
 #: Bytes of the context as JSON.
 MAX_CONTEXT_BYTES = 64 * 1024
 #: Faults that an error names; of more it gives the number.
@@ -159,6 +161,8 @@ class Recipient(BaseModel):
     id: Id | None = None
     username: Id | None = None
     group: Id | None = None
+    without: Annotated[tuple[Id, ...], Field(min_length=1, max_length=MAX_WITHOUT)] | None = None
+    """Ids of members that the group does not mean here, such as the author's."""
     email: Address | None = None
     lang: Lang | None = None
     timezone: Timezone | None = None
@@ -172,6 +176,8 @@ class Recipient(BaseModel):
     def _one_way(self) -> Self:
         if sum(part is not None for part in (self.id, self.username, self.group)) != 1:
             raise ValueError("exactly one of id, username and group")
+        if self.without and not self.group:
+            raise ValueError("without goes with a group only")
         if self.id is None and (self.email or self.lang or self.timezone):
             raise ValueError("email, lang and timezone go with an id only")
         return self

@@ -22,13 +22,20 @@ def _crontab(value: str) -> str:
     return value
 
 
+def _broker(value: SecretStr) -> SecretStr:
+    scheme = value.get_secret_value().partition("://")[0]
+    if scheme not in ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "memory"):
+        raise ValueError("redis://, rediss://, redis+socket://, sentinel://, amqp:// or amqps:// only")
+    return value
+
+
 class Settings(BaseSettings):
     """Bellhop's settings; secrets are masked when printed."""
 
     model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True)
 
     database_url: SecretStr = SecretStr("sqlite:///.bellhop/bellhop.db")
-    broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    broker_url: Annotated[SecretStr, AfterValidator(_broker)] = SecretStr("redis://127.0.0.1:6379/0")
     result_backend: SecretStr | None = None
     """Where `inbox.*` and `recipients.*` results go; absent: the broker, where it is Redis, else none."""
 
@@ -70,6 +77,11 @@ class Settings(BaseSettings):
     retry_max_seconds: Seconds = 3600
     unknown_policy: Literal["resend", "hold"] = "resend"
     """A mail that the server may have taken: send again with the same Message-ID, or hold it for the operator."""
+
+    signal: Literal["off", "on", "all"] = "on"
+    """Whether changes of an inbox are published to those who listen: off; on, but for the pages of a fan-out; all."""
+    signal_url: SecretStr | None = None
+    """The Redis that they are published on; absent: the broker, where it is Redis, else none."""
 
     seen_retention_days: Annotated[int, Field(ge=0)] = 90
     purge_cron: Annotated[str, AfterValidator(_crontab)] = "17 3 * * *"

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from pydantic import AwareDatetime
 from worker import deliver as delivering
 from worker import pending
 from worker import purge as purging
+from worker import retract as retracting
 from worker.celery import app, task
 from worker.create import Created
 from worker.database import transaction, utcnow
@@ -145,10 +147,19 @@ def purge_requests() -> dict[str, int]:
 
 
 @task("notifications.retract")
-def retract(*, object_type: str, object_id: str, event_config_name: str | None = None) -> dict[str, int]:
+def retract(
+    *, object_type: str, object_id: str, event_config_name: str | None = None, sender_id: str | None = None
+) -> dict[str, int]:
     """Remove the notifications about an object, and with them the emails not yet sent."""
     with transaction() as session:
-        return {"removed": purging.retract(session, object_type, object_id, event_config_name)}
+        return {"removed": retracting.retract(session, object_type, object_id, event_config_name, sender_id)}
+
+
+@task("notifications.cancel")
+def cancel(*, id: UUID | None = None, idempotency_key: str | None = None) -> dict[str, int]:
+    """Take a request back as far as it has not happened: what waits, is not yet visible or not yet sent."""
+    with transaction() as session:
+        return asdict(retracting.cancel(session, id=id, idempotency_key=idempotency_key, now=utcnow()))
 
 
 def hand_over(due: dict[int, list[UUID]]) -> None:

@@ -170,8 +170,8 @@ def test_what_is_wrong_fails_once_by_name(system: System, fields: dict[str, obje
 def test_nobody_sees_personal_data(system: System) -> None:
     """A canary address and value: only the create message in the broker holds them; no log, page, event or result."""
     address, value = "canary-address@example.org", "canary-value"
-    asked = request(to={"id": "canary-reader", "email": address}, context={"title": value})
-    wrong = request(to={"id": "canary-reader", "email": address}, context={"title": value, value: value})
+    asked = request(to={"id": "watched-reader", "email": address}, context={"title": value})
+    wrong = request(to={"id": "watched-reader", "email": address}, context={"title": value, value: value})
     with system.watch_broker("canary-") as carried:
         tasks = [
             system.send("notifications.create", request=asked).id,

@@ -44,6 +44,8 @@ class Parcel:
     """When the notification came into being (aware UTC); the mail's Date."""
     files: tuple[File, ...] = ()
     """Attachments, and inline images, which have a Content-ID."""
+    references: tuple[UUID, ...] = ()
+    """The deliveries of the notifications that this one answers, the thread's first one first, the parent's last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ def compose(parcel: Parcel, sender: Sender) -> Letter | None:
         f"Subject: {_unstructured(parcel.parts['subject'])}\r\n"
         f"Date: {format_datetime(parcel.created_at)}\r\n"
         f"Message-ID: <{parcel.delivery_id}@{sender.domain}>\r\n"
+        f"{_thread(parcel, sender)}"
         # RFC 3834: no vacation notes in answer; the second line tells the servers that do not know the first.
         "Auto-Submitted: auto-generated\r\n"
         "X-Auto-Response-Suppress: All\r\n"
@@ -119,6 +120,13 @@ def compose(parcel: Parcel, sender: Sender) -> Letter | None:
         f"{_body(parcel)}"
     )
     return Letter(sender.address, recipient, content.encode(), smtputf8=not recipient.isascii())
+
+
+def _thread(parcel: Parcel, sender: Sender) -> str:
+    """What mail programs keep a thread together by (RFC 5322, 3.6.4)."""
+    ids = [f"<{id}@{sender.domain}>" for id in parcel.references]
+    folded = "\r\n ".join(ids)
+    return f"In-Reply-To: {ids[-1]}\r\nReferences: {folded}\r\n" if ids else ""
 
 
 def _body(parcel: Parcel) -> str:

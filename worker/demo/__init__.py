@@ -1,6 +1,7 @@
 """`bellhop demo`: the example notifications of five real systems, sent through the real thing, and checked."""
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -51,10 +52,12 @@ def run_demo(console: Console, *, folder: Path | None, keep: bool) -> int:
         problems = _play(console, stack)
         problems += check_flower(stack)
         _say_where(console, stack)
-        if not keep:
-            console.print("Flower ends with the demo; `bellhop demo --keep` leaves it running.", highlight=False)
         for problem in problems:
             console.print(f"[red]not as expected:[/red] {problem}")
+        if not keep:
+            console.print(
+                "Flower ends now; `bellhop demo --keep` leaves it running. The folder stays.", highlight=False
+            )
         outcome = "Something was not as expected." if problems else "Everything arrived as expected"
         console.print(f"{outcome} ({time.monotonic() - started:.0f} s)")
         if keep:
@@ -69,6 +72,12 @@ def run_up(console: Console, *, folder: Path, flower_port: int) -> None:
         console.print("To send to it from another shell:")
         for name, value in stack.settings.items():
             console.print(f"  export {name}='{value}'", soft_wrap=True, highlight=False)
+        console.print(f"  export PATH='{Path(sys.executable).parent}':$PATH", soft_wrap=True, highlight=False)
+        console.print(
+            '  bellhop send book_available --to user-42 --address user-42@example.org --context \'{"title": "Dune"}\'',
+            soft_wrap=True,
+            highlight=False,
+        )
         _wait_for_ctrl_c(console, stack)
 
 
@@ -218,4 +227,4 @@ def _wait_for_ctrl_c(console: Console, stack: Embedded) -> None:
             stack.check()
             time.sleep(1)
     except KeyboardInterrupt:
-        console.print("Ending ...")
+        console.print("Ending what runs ...")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from worker.embedded.child import Child
-from worker.embedded.place import HOST, free_port, private_folder
+from worker.embedded.place import HOST, free_port, is_free, private_folder
 from worker.embedded.redis import RedisServer
 from worker.errors import BellhopError
 
@@ -51,6 +51,8 @@ class Stack:
         """
         if flower_password is not None and (not flower_password or "," in flower_password):
             raise BellhopError("Flower's password must not be empty and must not hold a comma")
+        if flower_port and not is_free(flower_port):
+            raise BellhopError(f"port {flower_port} is taken; choose another for Flower, as in --flower-port 5655")
         self.folder = private_folder(folder)
         self.app = app
         self.flower_port = flower_port or free_port()

@@ -151,7 +151,9 @@ class RedisServer:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise BellhopError(f"Another Redis server already works in {self.folder}; stop it first") from None
+            raise BellhopError(
+                f"Bellhop, or another Redis, already works in {self.folder}; end it first, or choose another folder"
+            ) from None
         return lock
 
     def _wait_ready(self, child: Child) -> None:

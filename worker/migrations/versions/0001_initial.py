@@ -44,6 +44,8 @@ def upgrade() -> None:
         sa.Column("object_id", sa.String(length=255), nullable=True),
         sa.Column("scope", sa.String(length=255), nullable=True),
         sa.Column("parent_id", sa.Uuid(), nullable=True),
+        sa.Column("thread_id", sa.Uuid(), nullable=True),
+        sa.Column("email_reason", sa.String(length=40), nullable=True),
         sa.Column("created_at", models.UtcDateTime(timezone=True), nullable=False),
         sa.Column("expire_at", models.UtcDateTime(timezone=True), nullable=True),
         sa.Column("updated_at", models.UtcDateTime(timezone=True), nullable=False),
@@ -51,14 +53,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notifications")),
     )
     with op.batch_alter_table("notifications", schema=None) as batch_op:
-        batch_op.create_index("ix_notifications_inbox", ["recipient_id", "created_at", "id"], unique=False)
+        batch_op.create_index(
+            "ix_notifications_inbox",
+            ["recipient_id", "created_at", "id"],
+            unique=False,
+            postgresql_include=["expire_at", "event_config_name", "scope"],
+        )
         batch_op.create_index(
             "ix_notifications_object",
-            ["object_type", "object_id"],
+            ["object_type", "object_id", "recipient_id"],
             unique=False,
             postgresql_where=sa.text("object_id IS NOT NULL"),
             sqlite_where=sa.text("object_id IS NOT NULL"),
         )
+        batch_op.create_index("ix_notifications_request", ["request_id", "recipient_id"], unique=False)
         batch_op.create_index(
             "ix_notifications_purge",
             ["updated_at"],
@@ -68,10 +76,18 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             "ix_notifications_unseen",
-            ["recipient_id", "created_at"],
+            ["recipient_id", "created_at", "id"],
             unique=False,
             postgresql_where=sa.text("seen_at IS NULL"),
+            postgresql_include=["expire_at", "event_config_name", "scope"],
             sqlite_where=sa.text("seen_at IS NULL"),
+        )
+        batch_op.create_index(
+            "ix_notifications_thread",
+            ["recipient_id", "parent_id"],
+            unique=False,
+            postgresql_where=sa.text("parent_id IS NOT NULL"),
+            sqlite_where=sa.text("parent_id IS NOT NULL"),
         )
 
     op.create_table(
@@ -81,6 +97,19 @@ def upgrade() -> None:
         sa.Column("channel", sa.String(length=20), nullable=False),
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("recipient_id", "event_config_name", "channel", name=op.f("pk_preferences")),
+    )
+    op.create_table(
+        "erasures",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("erased_at", models.UtcDateTime(timezone=True), nullable=False),
+        sa.Column(
+            "counts",
+            sa.JSON(none_as_null=True).with_variant(
+                postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), "postgresql"
+            ),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_erasures")),
     )
     op.create_table(
         "purge_runs",
@@ -239,8 +268,14 @@ def downgrade() -> None:
 
     op.drop_table("recipient_groups")
     op.drop_table("purge_runs")
+    op.drop_table("erasures")
     op.drop_table("preferences")
     with op.batch_alter_table("notifications", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_notifications_thread",
+            postgresql_where=sa.text("parent_id IS NOT NULL"),
+            sqlite_where=sa.text("parent_id IS NOT NULL"),
+        )
         batch_op.drop_index(
             "ix_notifications_unseen",
             postgresql_where=sa.text("seen_at IS NULL"),
@@ -251,6 +286,7 @@ def downgrade() -> None:
             postgresql_where=sa.text("seen_at IS NOT NULL"),
             sqlite_where=sa.text("seen_at IS NOT NULL"),
         )
+        batch_op.drop_index("ix_notifications_request")
         batch_op.drop_index(
             "ix_notifications_object",
             postgresql_where=sa.text("object_id IS NOT NULL"),

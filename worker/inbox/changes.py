@@ -1,0 +1,68 @@
+"""Marking and removing a recipient's notifications."""
+
+from datetime import UTC, datetime
+from typing import Unpack
+from uuid import UUID
+
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from worker import signal
+from worker.errors import InvalidRequest
+from worker.inbox.filters import Where, narrow, visible
+from worker.models import Notification
+
+
+def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Notification | None:
+    """Mark one notification seen, or unseen again. `seen_at` keeps the first time; None where there is no such row."""
+    now = datetime.now(UTC)
+    changes = Notification.seen_at.is_(None) if seen else Notification.seen_at.is_not(None)
+    session.execute(
+        update(Notification)
+        .where(visible(recipient_id, now), Notification.id == id, changes)
+        .values(seen_at=now if seen else None, updated_at=now)
+    )
+    signal.note(session, {recipient_id: id})
+    # In one query, since another transaction may remove the row between two.
+    anew = select(Notification).where(visible(recipient_id, now), Notification.id == id)
+    return session.scalar(anew.execution_options(populate_existing=True))
+
+
+def mark_all_seen(
+    session: Session, recipient_id: str, *, before: datetime | None = None, **where: Unpack[Where]
+) -> int:
+    """Mark every unseen notification seen, or of them those that the filters leave, and say how many.
+
+    With `before`, those that arrived since then stay unseen: pass the time of the list the recipient looked at.
+    """
+    if before is not None:
+        if where.get("until") is not None:
+            raise InvalidRequest("before, until: one of the two")
+        where["until"] = before
+    now = datetime.now(UTC)
+    condition = narrow(recipient_id, now=now, seen=False, **where).condition()
+    statement = update(Notification).where(condition).values(seen_at=now, updated_at=now)
+    signal.note(session, {recipient_id: None})
+    return len(session.execute(statement.returning(Notification.id)).all())
+
+
+def delete(session: Session, recipient_id: str, id: UUID) -> bool:
+    """Remove one notification; an email not yet sent goes with it. False where there is no such row."""
+    statement = sql_delete(Notification).where(visible(recipient_id), Notification.id == id)
+    signal.note(session, {recipient_id: id})
+    return session.execute(statement.returning(Notification.id)).first() is not None
+
+
+def delete_seen(
+    session: Session, recipient_id: str, *, older_than: datetime | None = None, **where: Unpack[Where]
+) -> int:
+    """Remove the recipient's seen notifications, or of them those not modified since `older_than`; says how many.
+
+    None is no error (in FOLIO it is).
+    """
+    condition = narrow(recipient_id, seen=True, **where).condition()
+    if older_than is not None:
+        condition &= Notification.updated_at < older_than
+    signal.note(session, {recipient_id: None})
+    return len(session.execute(sql_delete(Notification).where(condition).returning(Notification.id)).all())

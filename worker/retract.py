@@ -1,0 +1,102 @@
+"""Use cases that take back: what is about an object, and what a request asked for."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, and_, delete, select, update
+from sqlalchemy.orm import Session
+
+from worker.errors import InvalidRequest
+from worker.ids import uuid7
+from worker.models import Delivery, Notification, Request
+from worker.rows import insert_new
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a cancellation took back; nothing is no error."""
+
+    requests: int
+    """That waited, with the waiting pages of a fan-out."""
+    notifications: int
+    """That were not yet visible."""
+    emails: int
+    """That were not yet sent."""
+
+
+def retract(
+    session: Session,
+    object_type: str,
+    object_id: str,
+    event_config_name: str | None = None,
+    sender_id: str | None = None,
+) -> int:
+    """Remove the notifications about an object, and with them the emails not yet sent.
+
+    Of one event or of all, by one sender or by all.
+    """
+    about = and_(Notification.object_type == object_type, Notification.object_id == object_id)
+    if event_config_name is not None:
+        about = and_(about, Notification.event_config_name == event_config_name)
+    if sender_id is not None:
+        about = and_(about, Notification.sender_id == sender_id)
+    return len(session.execute(delete(Notification).where(about).returning(Notification.id)).all())
+
+
+def cancel_unsent(session: Session, notifications: Select[Any], reason: str) -> int:
+    """Have the emails of these notifications skipped, where they are not sent; gives how many.
+
+    One that is just being sent is not stopped, but if that fails it is not tried again.
+    """
+    statement = (
+        update(Delivery)
+        .where(Delivery.notification_id.in_(notifications), Delivery.status.in_(["pending", "sending"]))
+        .values(status="skipped", reason=reason, parts=None)
+        .returning(Delivery.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(session.execute(statement).all())
+
+
+def cancel(session: Session, *, id: UUID | None = None, idempotency_key: str | None = None, now: datetime) -> Cancelled:
+    """Take a request back, as far as it has not happened: what waits, is not yet visible or not yet sent goes away.
+
+    Its id and key stay used; where the request has not come yet, it adds nothing when it comes.
+    Raises InvalidRequest unless exactly one of the two is given.
+    """
+    row = _request(session, id, idempotency_key, now)
+    waiting = 0
+    if row.status in ("pending", "failed"):
+        waiting += row.status == "pending"
+        row.status, row.payload, row.error = "cancelled", None, None
+    waiting += _cancel_pages(session, row.id)
+    asked = Notification.request_id == row.id
+    emails = cancel_unsent(session, select(Notification.id).where(asked), "cancelled")
+    unseen_yet = delete(Notification).where(asked, Notification.created_at > now).returning(Notification.id)
+    return Cancelled(waiting, len(session.execute(unseen_yet).all()), emails)
+
+
+def _request(session: Session, id: UUID | None, key: str | None, now: datetime) -> Request:
+    """The request's row, locked; made where there is none, so that a request that comes late finds it."""
+    if (id is None) == (key is None) or key == "" or len(key or "") > 255:
+        raise InvalidRequest("id, idempotency_key: exactly one of the two")
+    row = {"id": id or uuid7(), "idempotency_key": key, "fingerprint": "", "status": "cancelled", "bulk": False}
+    session.execute(insert_new(session, Request), [{**row, "created_at": now}])
+    same = Request.id == id if id else Request.idempotency_key == key
+    return session.scalars(
+        select(Request).where(same).with_for_update().execution_options(populate_existing=True)
+    ).one()
+
+
+def _cancel_pages(session: Session, request_id: UUID) -> int:
+    of_it: ColumnElement[bool] = Request.payload["id"].as_string() == str(request_id)
+    statement = (
+        update(Request)
+        .where(Request.bulk.is_(True), Request.status.in_(["pending", "failed"]), of_it)
+        .values(status="cancelled", payload=None, error=None)
+        .returning(Request.id)
+        .execution_options(synchronize_session=False)
+    )
+    return len(session.execute(statement).all())

@@ -1,0 +1,43 @@
+"""Many rows in one statement, on both stores."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Insert
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from worker.models import Base
+
+#: Values bound in one IN list; SQLite's limit is 32,766 variables.
+CHUNK = 10_000
+
+T = TypeVar("T")
+
+
+def insert_new(session: Session, model: type[Base]) -> Insert:
+    """An insert that passes over rows that are there: whatever is made twice has the same ids."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement: Insert = dialect.insert(model).on_conflict_do_nothing()
+    # Without it, rows with nulls in different columns each take a statement of their own.
+    return statement.execution_options(render_nulls=True)
+
+
+def upsert_rows(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Insert many rows in one statement; where a row with the same keys is there, replace its other values."""
+    if not rows:
+        return
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(model)
+    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    if others:
+        statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
+    else:
+        statement = statement.on_conflict_do_nothing()
+    session.execute(statement.execution_options(render_nulls=True), [dict(row) for row in rows])
+
+
+def chunks(values: list[T]) -> Iterator[list[T]]:
+    """The values in lists short enough for an IN."""
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]
