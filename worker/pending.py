@@ -97,6 +97,7 @@ def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = 
 def _settle(row: Request, error: BellhopError | None) -> None:
     if error:
         row.status, row.error = "failed", f"{type(error).__name__}: {error}"
+        log.warning("request %s is refused: %s", row.id, row.error)
     else:
         row.status, row.payload = "created", None
 
