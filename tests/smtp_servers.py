@@ -259,6 +259,10 @@ class ScriptedSmtp:
 
     def _do(self, connection: socket.socket, act: Act) -> str:
         if act is Act.RESET:
+            # A client that speaks first, as TLS does, must be past connecting: else the reset is one of connecting.
+            connection.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                connection.recv(1, socket.MSG_PEEK)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if act is Act.CUT:
             # A close with unread octets would be a reset.
