@@ -1,5 +1,6 @@
 """Fixtures: private servers, a migrated database per test on both stores, settings of the test's own."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,12 +9,21 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.catalogue import write_catalogue
+from tests.databases import Databases
 from tests.servers import PostgresServer
 from worker import database, deliver, events, render, settings
 from worker.channels.email import EmailChannel
 
 Configure = Callable[..., None]
 ROOT = Path(__file__).parent.parent
+
+_engines: dict[str, Engine] = {}
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: while a test of whole systems waits for their clocks, another runs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
 
 
 def forget() -> None:
@@ -34,6 +44,14 @@ def forget() -> None:
         render._paragraph_tags,
     ):
         cached.cache_clear()
+
+
+def use(url: str, configure: Configure) -> Engine:
+    """Make it the process's database. Engines of databases that come again stay: they know the statements already."""
+    configure(DATABASE_URL=url, SIGNAL="off")
+    if url.startswith("postgresql"):
+        _engines[url] = database._engines[os.getpid()] = _engines.get(url) or database.make_engine(url)
+    return database.get_engine()
 
 
 @pytest.fixture(scope="session")
@@ -71,19 +89,25 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     forget()
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: PostgresServer) -> Databases:
+    """Migrated PostgreSQL databases to take and give back."""
+    return Databases(postgres)
+
+
 @pytest.fixture
-def new_postgres_url(postgres: PostgresServer) -> Iterator[Callable[[], str]]:
-    """Make migrated PostgreSQL databases, dropped after the test."""
+def new_postgres_url(postgres: PostgresServer, databases: Databases) -> Iterator[Callable[[], str]]:
+    """Give migrated, empty PostgreSQL databases of the test's own."""
     names: list[str] = []
 
     def make() -> str:
-        names.append(f"test_{len(names)}")
-        return postgres.create_database(names[-1], template="migrated")
+        names.append(databases.take())
+        return postgres.url_of(names[-1])
 
     yield make
     forget()
     for name in names:
-        postgres.drop_database(name)
+        databases.give_back(name)
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
@@ -98,8 +122,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def engine(database_url: str, configure: Callable[..., None]) -> Engine:
     """The process's engine, on the test's own database."""
-    configure(DATABASE_URL=database_url, SIGNAL="off")
-    return database.get_engine()
+    return use(database_url, configure)
 
 
 @pytest.fixture
@@ -111,5 +134,4 @@ def catalogue(configure: Callable[..., None], tmp_path: Path) -> None:
 @pytest.fixture
 def postgres_engine(new_postgres_url: Callable[[], str], configure: Configure) -> Engine:
     """The process's engine on PostgreSQL, for what SQLite does not have."""
-    configure(DATABASE_URL=new_postgres_url(), SIGNAL="off")
-    return database.get_engine()
+    return use(new_postgres_url(), configure)
