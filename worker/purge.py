@@ -1,11 +1,11 @@
 """Use case: remove seen notifications past the cutoff, in batches short enough that nobody waits for them."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, and_, any_, delete, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from worker.database import Transaction
@@ -13,6 +13,14 @@ from worker.events import get_events
 from worker.ids import uuid7
 from worker.models import AttachmentContent, Delivery, Notification, PurgeRun, Request
 from worker.settings import get_settings
+
+#: Seconds that a batch should take: so long does whoever wants one of its rows wait.
+BATCH_SECONDS = 0.01
+
+#: Rows, the fewest of a batch, however slow the store.
+SMALLEST = 200
+
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +48,18 @@ def purge_seen(
         with begin() as session:
             count = session.scalar(select(func.count()).select_from(Notification).where(past))
         return Purged(count or 0, True, cutoff)
-    started, removed = time.monotonic(), 0
-    while True:
+    started, removed, size = time.monotonic(), 0, settings.purge_batch
+    reached: datetime | None = _BEGINNING
+    while reached:
+        began = time.monotonic()
         with begin() as session:
-            last = _remove_batch(session, past, settings.purge_batch)
-        removed += last
-        if last < settings.purge_batch or time.monotonic() - started > settings.purge_budget_seconds:
+            gone, reached = _remove_batch(session, past, reached, size)
+        removed += gone
+        now_is = time.monotonic()
+        if now_is - started > settings.purge_budget_seconds:
             break
-    purged = Purged(removed, last < settings.purge_batch, cutoff)
+        size = _next_size(size, now_is - began, settings.purge_batch)
+    purged = Purged(removed, reached is None, cutoff)
     with begin() as session:
         session.add(_ledger_row(purged, now, time.monotonic() - started))
     return purged
@@ -60,22 +72,44 @@ def _past(now: datetime, cutoff: datetime, *, per_event: bool) -> ColumnElement[
         for name, days in own.items()
     ]
     others = Notification.updated_at < cutoff
+    # Said once more, so that an index scan ends there.
+    latest = Notification.updated_at < max([cutoff, *(now - timedelta(days=days) for days in own.values())])
     if own:
         named = Notification.event_config_name
         others = and_(others, or_(named.is_(None), named.not_in(own)))
-    under_way = (
-        select(Delivery.id)
-        .where(Delivery.notification_id == Notification.id, Delivery.status.in_(["pending", "sending"]))
-        .exists()
+    mails = select(Delivery.id).where(
+        Delivery.notification_id == Notification.id, Delivery.status.in_(["pending", "sending"])
     )
-    return and_(Notification.seen_at.is_not(None), or_(others, *by_event), ~under_way)
+    # The offset keeps PostgreSQL from making a join of it, and from reading the whole table for each batch.
+    under_way = mails.offset(0).exists()
+    return and_(Notification.seen_at.is_not(None), latest, or_(others, *by_event), ~under_way)
 
 
-def _remove_batch(session: Session, past: ColumnElement[bool], size: int) -> int:
-    batch = select(Notification.id).where(past).limit(size).with_for_update(skip_locked=True)
-    ids: Sequence[object] = session.scalars(batch).all()
-    session.execute(delete(Notification).where(Notification.id.in_(ids)))
-    return len(ids)
+def _remove_batch(
+    session: Session, past: ColumnElement[bool], reached: datetime, size: int
+) -> tuple[int, datetime | None]:
+    """Remove up to `size` rows, the longest unmodified first; gives how many, and how far that went: None at the end.
+
+    To begin where the last batch ended spares the database the index entries of all that is gone already.
+    """
+    on_sqlite = session.get_bind().dialect.name == "sqlite"
+    place: ColumnElement[Any] = literal_column("notifications.rowid" if on_sqlite else "notifications.ctid")
+    batch = select(place).where(past, Notification.updated_at >= reached).order_by(Notification.updated_at).limit(size)
+    if on_sqlite:
+        chosen: ColumnElement[bool] = place.in_(batch)
+    else:
+        # As an array, the rows are found by their place alone.
+        chosen = place == any_(func.array(batch.with_for_update(skip_locked=True).scalar_subquery()))
+    statement = delete(Notification).where(chosen).returning(Notification.updated_at)
+    removed = session.scalars(statement, execution_options={"synchronize_session": False}).all()
+    # A row that somebody changes at the same time may be missing in a batch that is not the last.
+    return len(removed), max(removed) if 2 * len(removed) >= size else None
+
+
+def _next_size(size: int, took_seconds: float, most: int) -> int:
+    """Rows of the next batch, so that whoever wants to change one of them waits for `BATCH_SECONDS` or so."""
+    fitting = size * BATCH_SECONDS / max(took_seconds, BATCH_SECONDS / 2)
+    return max(min(int(fitting), most), SMALLEST)
 
 
 def _ledger_row(purged: Purged, now: datetime, took_seconds: float) -> PurgeRun:

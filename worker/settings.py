@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     purge_cron: Annotated[str, AfterValidator(_crontab)] = "17 3 * * *"
     """When the purge runs, in UTC."""
     purge_batch: Count = 2000
+    """The most rows of one batch; it is made smaller until a batch takes about 10 ms."""
     purge_budget_seconds: Seconds = 50
     request_retention_days: Annotated[int, Field(gt=0)] = 30
     """How long the record of a request (its id, idempotency key and hash) is kept."""
