@@ -3,9 +3,8 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement, and_, any_, delete, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, and_, any_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from worker.database import Transaction
@@ -92,14 +91,13 @@ def _remove_batch(
 
     To begin where the last batch ended spares the database the index entries of all that is gone already.
     """
-    on_sqlite = session.get_bind().dialect.name == "sqlite"
-    place: ColumnElement[Any] = literal_column("notifications.rowid" if on_sqlite else "notifications.ctid")
-    batch = select(place).where(past, Notification.updated_at >= reached).order_by(Notification.updated_at).limit(size)
-    if on_sqlite:
-        chosen: ColumnElement[bool] = place.in_(batch)
+    ordered = select(Notification.id).where(past, Notification.updated_at >= reached).order_by(Notification.updated_at)
+    batch = ordered.limit(size).with_for_update(skip_locked=True)
+    if session.get_bind().dialect.name == "postgresql":
+        # As an array, it is read once, and the rows are found by their key.
+        chosen: ColumnElement[bool] = Notification.id == any_(func.array(batch.scalar_subquery()))
     else:
-        # As an array, the rows are found by their place alone.
-        chosen = place == any_(func.array(batch.with_for_update(skip_locked=True).scalar_subquery()))
+        chosen = Notification.id.in_(batch)
     statement = delete(Notification).where(chosen).returning(Notification.updated_at)
     removed = session.scalars(statement, execution_options={"synchronize_session": False}).all()
     # A row that somebody changes at the same time may be missing in a batch that is not the last.
