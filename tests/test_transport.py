@@ -269,10 +269,11 @@ def test_the_worker_outlives_redis(tmp_path: Path, migrated_sqlite: Path) -> Non
 
 
 @pytest.mark.parametrize("url", ["redis://h", "rediss://h", "redis+socket:///tmp/redis.sock"])
-def test_every_redis_url_leads_to_the_guarded_transport(url: str) -> None:
+def test_every_redis_url_leads_to_our_transport(url: str) -> None:
     """In a process that installs it before its first connection; a second time harms nothing."""
     script = (
-        "from celery import Celery; from worker import transport; transport.install(); transport.install()\n"
-        f"print(Celery(broker={url!r}).connection_for_write().get_transport_cls() is transport.Transport)"
+        "from celery import Celery; from worker import redis_transport, transport\n"
+        "transport.install(); transport.install()\n"
+        f"print(Celery(broker={url!r}).connection_for_write().get_transport_cls() is redis_transport.Transport)"
     )
     assert "True" == subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What lies between Celery and us: the guarded Redis transport, and what operators may see of a task.
+"""What lies between Celery and us: which Redis transport is used, and what operators may see of a task.
 
 Whoever may watch Flower or read a log must not learn who was told what. Celery's `argsrepr` alone does not keep that:
 remote control commands show raw arguments. So every request and every result of our tasks is masked at its source.
@@ -7,40 +7,18 @@ remote control commands show raw arguments. So every request and every result of
 import logging
 from typing import Any
 
-import redis.exceptions
 from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 from kombu.transport import TRANSPORT_ALIASES
-from kombu.transport.redis import Channel as RedisChannel
-from kombu.transport.redis import Transport as RedisTransport
 
 #: Shown wherever arguments or private results would be.
 HIDDEN = "<hidden>"
 
 
-class Channel(RedisChannel):
-    """kombu's Redis channel, which must not end the worker when Redis goes away.
-
-    kombu 5.7 closes a lost connection and then asks it for its host name: an AttributeError, which Celery does not
-    take for a lost connection, and the worker exits. As a connection error, it reconnects.
-    """
-
-    def _connparams(self, asynchronous: bool = False) -> Any:
-        if self.connection is None or self.connection.client is None:
-            raise redis.exceptions.ConnectionError("the channel was closed when its connection was lost")
-        return super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
-
-
-class Transport(RedisTransport):
-    """Still `redis://`, so that Flower and everything else know it."""
-
-    Channel = Channel
-
-
 def install() -> None:
-    """Use the guarded transport for redis:// and rediss:// in this process; call before the first connection."""
+    """Use `worker.redis_transport` for redis:// and rediss:// in this process; call before the first connection."""
     for scheme in ("redis", "rediss"):
-        TRANSPORT_ALIASES[scheme] = "worker.transport:Transport"
+        TRANSPORT_ALIASES[scheme] = "worker.redis_transport:Transport"
 
 
 class MaskedRequest(Request):
