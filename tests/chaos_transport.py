@@ -158,8 +158,7 @@ class Proxy:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._frozen: list[socket.socket] = []
-        self._freeze = self._stop = threading.Event()
-        self._freeze = threading.Event()
+        self._freeze, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def freeze(self) -> None:
@@ -216,16 +215,6 @@ def silent_port() -> Iterator[int]:
     """A port of a host that accepts connections and never says anything."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         yield listener.getsockname()[1]
-
-
-def killing(place: str) -> str:
-    """Python that makes this process kill itself when it comes to `module:Class.method`."""
-    module, _, path = place.partition(":")
-    owner, _, method = path.rpartition(".")
-    return (
-        f"import os, signal, {module}\n"
-        f"{module}.{owner}.{method} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
 
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "0"))

@@ -1,6 +1,9 @@
 """Consumers on stock kombu or on our transport, in this process, and a Redis for them."""
 
 import contextlib
+import os
+import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -85,3 +88,21 @@ both = pytest.mark.parametrize("transport", [STOCK, OURS])
 def waiting(redis: Any) -> int:
     """How many connections Redis gives notice to."""
     return sum("t" in client["flags"] for client in redis.client_list())
+
+
+def forked(run: Callable[[], object]) -> int:
+    """Run this in a child of this process, and give its exit code: 1 where it came to its end."""
+    with warnings.catch_warnings():  # Python 3.12 and later warn of threads, which the child does not use
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if not pid:
+        try:
+            run()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def die(*args: object, **kwargs: object) -> None:
+    """Stands in for the function at which a process is killed."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +10,10 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.transport import _transport_cache
 
 from tests.chaos_transport import silent_port
-from tests.kombu_inbox import emptied
+from tests.kombu_inbox import die, emptied, forked
 from tests.servers import RedisTestServer
 from worker import gather as module
 from worker import transport
@@ -40,6 +39,7 @@ def redis(server: RedisTestServer) -> Iterator[Any]:
 def make_app(url: str, **options: Any) -> Celery:
     """An app on our transport."""
     transport.install()
+    _transport_cache.pop("redis", None)  # of another test's stock transport
     app = Celery("tests", broker=url, set_as_current=False)
     app.conf.broker_transport_options = options
     return app
@@ -210,25 +210,10 @@ def test_a_full_redis_takes_nothing(app: Celery, redis: Any) -> None:
     assert (1, 0, 0) == lengths(redis)
 
 
-TAKER = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-from celery import Celery
-from worker import transport
-from worker.gather import gather
-transport.install()
-gathered = gather(Celery(broker={url!r}), "notifications", "notifications.create", 100)
-print(len(gathered.messages), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_killed_between_taking_and_acknowledging(app: Celery, redis: Any, server: RedisTestServer) -> None:
     """Everything comes back after the visibility time-out, by stock kombu's sweep too, and is not gathered again."""
     send(app, *range(20))
-    code = TAKER.format(root=str(Path(__file__).parent.parent), url=server.url)
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (-signal.SIGKILL, "20\n") == (ended.returncode, ended.stdout), ended.stderr
+    assert -signal.SIGKILL == forked(lambda: die(take(app)))
     assert (0, 20, 20) == lengths(redis)
     options = {"visibility_timeout": -1}
     with app.connection_for_read(transport="kombu.transport.redis:Transport", transport_options=options) as connection:
@@ -264,16 +249,12 @@ def test_a_child_has_a_connection_of_its_own(app: Celery, redis: Any) -> None:
     """What the parent had open before the fork is not used by the child."""
     send(app, 1, 2)
     take(app, 1)
-    reader, writer = os.pipe()
-    if not (pid := os.fork()):
-        before = module._own.connection
-        count = len(take(app).messages)
-        os.write(writer, json.dumps([count, before is module._own.connection]).encode())
-        os._exit(0)
-    os.waitpid(pid, 0)
-    assert [1, False] == json.loads(os.read(reader, 100))
-    os.close(reader)
-    os.close(writer)
+    parents = module._own.connection
+
+    def take_another() -> None:
+        os._exit(0 if [2] == requests(take(app)) and parents is not module._own.connection else 2)
+
+    assert 0 == forked(take_another)
     send(app, 3)
     assert [3] == requests(take(app))
 

@@ -1,7 +1,9 @@
 """Our Redis transport beside stock kombu: what stock does wrong, and what stays as it is."""
 
 import contextlib
+import json
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +14,15 @@ from uuid import uuid4
 import pytest
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import BatchPublishError
+from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from tests.chaos_transport import silent_port
-from tests.kombu_inbox import OURS, STOCK, Connect, Inbox, both, connections, emptied, kinds, publish
+from tests.kombu_inbox import OURS, STOCK, Connect, Inbox, both, connections, die, emptied, forked, kinds, publish
 from tests.servers import RedisTestServer
-from worker import redis_transport
+from worker import redis_qos, redis_take, redis_transport
+from worker.transport import hide_bodies
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,50 @@ def test_a_sweep_keeps_what_it_cannot_route(connect: Connect, redis: Any, transp
     connect(transport, visibility_timeout=-1).default_channel.qos.restore_visible()
     assert 0 == redis.llen("work")
     assert kept == redis.hlen("unacked") == redis.zcard("unacked_index")
+
+
+@kinds("restored", 0, 1)
+def test_a_sweep_comes_past_what_is_no_message(
+    connect: Connect, redis: Any, caplog: pytest.LogCaptureFixture, transport: str, restored: int
+) -> None:
+    """A killed worker had taken garbage: stock raises at each sweep, and what is behind it never comes back."""
+    publish(connect(), "one")
+    Inbox(connect(STOCK), prefetch=1).drain(1)
+    for number, record in enumerate(["1", '[{},"","work"]', '[{not json,"","work"]']):
+        redis.hset("unacked", f"secret{number}", record)
+        redis.zadd("unacked_index", {f"secret{number}": redis.time()[0] + 10})
+    with contextlib.nullcontext() if restored else pytest.raises(ValueError, match="line 1"):
+        connect(transport, visibility_timeout=-20).default_channel.qos.restore_visible()
+    assert restored == redis.llen("work")
+    assert restored == (redis.hlen("unacked") == 0)
+
+
+def test_what_cannot_be_restored_is_not_shown(
+    connect: Connect, redis: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kombu logs the whole message; it stays recorded."""
+    hide_bodies()
+    inbox = Inbox(connect(), prefetch=1)
+    publish(connect(), "secret")
+    message = inbox.drain(1).messages[0]
+    record = json.loads(redis.hget("unacked", message.delivery_tag))
+    record[0]["properties"] = "secret"
+    redis.hset("unacked", message.delivery_tag, json.dumps(record))
+    message.requeue()
+    assert "could not be put back" in caplog.text
+    assert "secret" not in caplog.text
+    assert record[0]["body"] not in caplog.text
+    assert 1 == redis.hlen("unacked")
+
+
+def test_a_repeated_script_loses_nothing(connect: Connect, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `retry_on_timeout`, redis-py sends a take again whose answer was lost: the first one's record stands."""
+    publish(connect(), 1, 2)
+    channel = connect().default_channel
+    assert 1 == channel.basic_get("work").payload
+    channel._takes = 0
+    assert channel.basic_get("work") is None
+    assert (1, 1) == (redis.hlen("unacked"), redis.llen("work"))
 
 
 @kinds("queues", ["one", "two"], ["one"])
@@ -139,6 +187,35 @@ def test_restoring_beside_busy_workers(
     assert attempts == len(tried)
 
 
+PLACES = {
+    STOCK: [(kombu_redis.QoS, "append"), (kombu_redis.Channel, "_brpop_read")],
+    OURS: [
+        (redis_qos.QoS, "append"),
+        (redis_transport.Channel, "_brpop_read"),
+        (redis_take.Talk, "answer"),
+        (redis_take.Take, "read"),
+        (redis_transport.Channel, "_hand_over"),
+        (redis_transport.Channel, "_deliver"),
+        (redis_qos.QoS, "ack"),
+    ],
+}
+
+
+@kinds("left", 2, 3)
+def test_killed_at_the_worst_moment(connect: Connect, redis: Any, transport: str, left: int) -> None:
+    """Stock loses the message between BRPOP and its record in `unacked`; with an atomic take there is no between."""
+    for owner, name in PLACES[transport]:
+        redis.flushall()
+        publish(connect(STOCK), 1, 2, 3)
+
+        def consume(owner: Any = owner, name: str = name) -> None:
+            setattr(owner, name, die)
+            Inbox(connect(transport), prefetch=10).drain(1).messages[0].ack()
+
+        assert -signal.SIGKILL == forked(consume)
+        assert left == redis.llen("work") + redis.hlen("unacked"), name
+
+
 PUBLISHER = """
 import sys; sys.path.insert(0, ".")
 from kombu import Connection
@@ -209,19 +286,20 @@ def test_sizes_and_purge(connect: Connect, transport: str) -> None:
     assert 0 == channel.queue_declare("work").message_count
 
 
+@pytest.mark.parametrize("options", [{}, {"global_keyprefix": "mine:"}], ids=["", "prefix"])
 @both
-def test_fanout(connect: Connect, transport: str) -> None:
+def test_fanout(connect: Connect, transport: str, options: dict[str, str]) -> None:
     """Remote control and events: every consumer gets a copy."""
     exchange = Exchange("all", "fanout")
     inboxes = []
     for name in ("one", "two"):
-        connection = connect(transport)
+        connection = connect(transport, **options)
         inbox = Inbox(connection, f"{name}.own")
         inbox.add_queue(Queue(name, exchange))
         inbox.consume()
         inbox.idle()
         inboxes.append(inbox)
-    Producer(connect(STOCK), exchange).publish("hear")
+    Producer(connect(STOCK, **options), exchange).publish("hear")
     assert ["hear"] * 2 == [inbox.drain(1).bodies()[0] for inbox in inboxes]
 
 

@@ -3,31 +3,19 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chaos_transport import ROOT, ROUNDS, Chaos, Proxy, hurried, killing
+from tests.chaos_transport import ROUNDS, Chaos, Proxy, hurried
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.chaos
 
 SOLO, THREADS, PREFORK = ("-P", "solo", "-c", "1"), ("-P", "threads", "-c", "4"), ("-P", "prefork", "-c", "4")
 
-#: Takes one message and runs it, in a process of its own, without Celery.
-CONSUMER = """
-import sys; sys.path.insert(0, {root!r})
-from kombu import Connection, Consumer, Queue
-{killing}
-with Connection({url!r}, transport={transport!r}) as connection:
-    with Consumer(connection, [Queue("work")], callbacks=[lambda body, message: message.ack()]) as consumer:
-        consumer.qos(prefetch_count=10)
-        connection.drain_events(timeout=5)
-"""
-TRANSPORTS = {"stock": "redis", "ours": "worker.redis_transport:Transport"}
+long = pytest.mark.skipif(not ROUNDS, reason="minutes; with CHAOS_ROUNDS=1 or more")
 
 
 @pytest.fixture
@@ -35,34 +23,6 @@ def chaos(tmp_path: Path) -> Iterator[Chaos]:
     """The private Redis and its account."""
     with Chaos(tmp_path) as chaos:
         yield chaos
-
-
-def consume_and_die(chaos: Chaos, transport: str, place: str) -> None:
-    """Consume until the process kills itself at this place."""
-    code = CONSUMER.format(root=str(ROOT), url=chaos.redis.url, transport=TRANSPORTS[transport], killing=killing(place))
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=20)
-    assert -signal.SIGKILL == ended.returncode, ended.stderr
-
-
-@pytest.mark.parametrize(
-    ("transport", "place", "lost"),
-    [
-        ("stock", "kombu.transport.redis:QoS.append", 1),
-        ("stock", "kombu.transport.redis:Channel._brpop_read", 1),
-        ("ours", "worker.redis_transport:QoS.append", 0),
-        ("ours", "worker.redis_transport:Channel._brpop_read", 0),
-        ("ours", "worker.redis_take:Talk.answer", 0),
-        ("ours", "worker.redis_take:Take.read", 0),
-        ("ours", "worker.redis_transport:Channel._hand_over", 0),
-        ("ours", "worker.redis_transport:Channel._deliver", 0),
-        ("ours", "worker.redis_transport:QoS.ack", 0),
-    ],
-)
-def test_killed_at_the_worst_moment(chaos: Chaos, transport: str, place: str, lost: int) -> None:
-    """Stock loses the message between BRPOP and its record in `unacked`; with an atomic take there is no between."""
-    chaos.publish(3)
-    consume_and_die(chaos, transport, place)
-    assert lost == len(chaos.lost())
 
 
 def wait_consuming(chaos: Chaos, count: int) -> None:
@@ -90,6 +50,7 @@ def test_loaded_workers_killed_twenty_times(chaos: Chaos) -> None:
     assert chaos.unacked(), "they were killed with messages in their hands"
 
 
+@long
 def test_redis_is_killed_and_comes_back(chaos: Chaos) -> None:
     """Our workers go on by themselves, as the same processes and with every message."""
     workers = [chaos.start("ours", *options, visibility=3) for options in (SOLO, THREADS, PREFORK)]
@@ -107,6 +68,7 @@ def test_redis_is_killed_and_comes_back(chaos: Chaos) -> None:
         worker.terminate()
 
 
+@long
 @pytest.mark.parametrize("pools", [(SOLO, THREADS, THREADS), (PREFORK, PREFORK)], ids=["in-process", "prefork"])
 def test_terminated_under_load(chaos: Chaos, pools: tuple[tuple[str, ...], ...]) -> None:
     """SIGTERM: running tasks end, and the rest goes back at once, beside a worker that goes on."""
@@ -139,6 +101,7 @@ def test_a_solo_worker_heeds_sigterm_between_tasks(chaos: Chaos) -> None:
     assert not chaos.lost()
 
 
+@long
 @pytest.mark.parametrize(("first", "second"), [("ours", "stock"), ("stock", "ours")])
 def test_each_kind_restores_what_the_other_held(chaos: Chaos, first: str, second: str) -> None:
     """Both kinds work on the same queues and priorities; one is killed with messages, the other runs them."""
@@ -166,6 +129,7 @@ def test_both_kinds_share_a_load(chaos: Chaos) -> None:
     assert not chaos.unacked()
 
 
+@long
 def test_a_half_open_connection_loses_nothing(chaos: Chaos) -> None:
     """The network swallows what the worker and Redis say: the worker finds out, connects anew, and runs everything."""
     with Proxy(chaos.redis.port) as proxy:
@@ -179,6 +143,7 @@ def test_a_half_open_connection_loses_nothing(chaos: Chaos) -> None:
         worker.terminate()
 
 
+@long
 def test_what_redis_may_do_to_a_worker(chaos: Chaos) -> None:
     """FLUSHALL, closed connections, and a Redis that refuses writes: the worker goes on when it can, by itself."""
     worker = chaos.start("ours", *PREFORK, visibility=2)

@@ -195,7 +195,6 @@ def test_a_redis_that_is_away_harms_nothing(
         ({"broker_url": "amqp://one", "signal_url": "redis://two/1"}, "redis://two/1"),
         ({"broker_url": "redis+socket:///tmp/r.sock?virtual_host=2"}, "unix:///tmp/r.sock?db=2"),
         ({"broker_url": "amqp://one"}, None),
-        ({"broker_url": "sentinel://one"}, None),
         ({"broker_url": "redis://one/0", "signal": "off"}, None),
     ],
 )

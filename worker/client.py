@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from celery import Celery, current_app
 from celery import exceptions as celery_exceptions
+from kombu import pools
+from kombu.utils.compat import register_after_fork
 
 from worker.errors import NoBroker
 from worker.request import NotificationRequest
@@ -18,6 +21,13 @@ PublishError = celery_exceptions.OperationalError
 
 #: Requests in one message of `notify_many`.
 CHUNK = 100
+
+#: Seconds after which a Redis that does not answer counts as away, where the application's own options do not say.
+#: Celery's default is to wait for ever.
+TIME_OUTS = {"socket_timeout": 5, "socket_connect_timeout": 2}
+
+#: Seconds to wait for another thread's connection.
+ACQUIRE_SECONDS = 5
 
 #: What a message shows of itself where Celery would print its arguments.
 _HIDDEN = "<hidden>"
@@ -37,7 +47,7 @@ def connect(broker_url: str) -> Celery:
         task_create_missing_queues=True,
     )
     if broker_url.startswith(("redis://", "rediss://")):
-        app.conf.broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2}
+        app.conf.broker_transport_options = dict(TIME_OUTS)
     return app
 
 
@@ -98,13 +108,29 @@ def _known(app: Celery | None) -> Celery:
 
 
 def _publish(app: Celery, name: str, kwargs: dict[str, Any], task_id: str | None = None) -> None:
-    app.send_task(
-        name,
-        kwargs=kwargs,
-        task_id=task_id,
-        queue="notifications",
-        serializer="json",
-        argsrepr=_HIDDEN,
-        kwargsrepr=_HIDDEN,
-        ignore_result=True,  # else an application with a result backend subscribes to results that nobody stores
-    )
+    with _producers(app).acquire(block=True, timeout=ACQUIRE_SECONDS) as producer:
+        app.send_task(
+            name,
+            kwargs=kwargs,
+            task_id=task_id,
+            queue="notifications",
+            producer=producer,
+            serializer="json",
+            argsrepr=_HIDDEN,
+            kwargsrepr=_HIDDEN,
+            ignore_result=True,  # else an application with a result backend subscribes to results that nobody stores
+        )
+
+
+_pools: WeakKeyDictionary[Celery, Any] = WeakKeyDictionary()
+register_after_fork(_pools, WeakKeyDictionary.clear)
+
+
+def _producers(app: Celery) -> Any:
+    """Producers for the app's broker: Celery's own, unless on Redis without time-outs."""
+    if app not in _pools:
+        connection = app.connection_for_write()
+        if connection.get_transport_cls().driver_type == "redis":
+            connection.transport_options = {**TIME_OUTS, **connection.transport_options}
+        _pools[app] = pools.producers[connection]
+    return _pools[app]

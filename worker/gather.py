@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from kombu.exceptions import KombuError, OperationalError
-from kombu.transport.redis import Channel as RedisChannel
+
+from worker.redis_transport import Channel as RedisChannel
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def gather(app: Any, queue: str, task_name: str, limit: int) -> Gathered:
     """Take up to `limit` messages of this task that wait in this queue now, without waiting for any.
 
     `app`: the Celery app, on whose broker this process (and thread) keeps a connection of its own. Gives nothing
-    where the broker is away, or is not Redis.
+    where the broker is away, or is not Redis with our transport.
     """
     with _broker_may_be_away("nothing is gathered"):
         channel = _channel(app)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kombu.log import get_logger
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
@@ -11,6 +12,7 @@ from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+logger = get_logger(__name__)
 stock: Any = kombu_redis  # mostly without types
 
 #: Put a message back, once, whoever else tries or acknowledges it meanwhile. KEYS: `unacked`, `unacked_index`, lists.
@@ -48,6 +50,19 @@ def refusals() -> Iterator[None]:
         raise RedisConnectionError(f"Redis refused: {error}") from error
 
 
+def _parts(record: bytes) -> list[Any]:
+    """The message, exchange and routing key of a record; nothing where a killed worker had taken what is no message.
+
+    Stock raises, at every sweep, and never comes to the records behind it.
+    """
+    try:
+        message, exchange, routing_key = loads(bytes_to_str(record))
+        return [message, exchange, routing_key] if message["properties"] else []
+    except (KeyError, TypeError, ValueError) as error:
+        logger.error("Dropped from `unacked` what is no message: %s", type(error).__name__)
+        return []
+
+
 class QoS(stock.QoS):  # type: ignore[misc]
     """What a channel has taken and not yet acknowledged."""
 
@@ -73,8 +88,8 @@ class QoS(stock.QoS):  # type: ignore[misc]
         """Stock: a transaction that starts over when anybody touches `unacked`; beside busy workers it never ends."""
         pushes, channel = Pushes(), self.channel
         with channel.conn_or_acquire(client) as client, refusals():
-            if record := client.hget(self.unacked_key, tag):
-                channel._do_restore_message(*loads(bytes_to_str(record)), pushes, leftmost)
+            if (record := client.hget(self.unacked_key, tag)) and (parts := _parts(record)):
+                channel._do_restore_message(*parts, pushes, leftmost)
                 if not pushes.lists:  # recorded by stock, through an exchange unknown here; stock would remove it
                     return
             keys = channel.keys(self.unacked_key, self.unacked_index_key, *pushes.lists)

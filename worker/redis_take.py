@@ -39,6 +39,7 @@ UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 #: messages are not acknowledged, so not recorded, and the take ends with the first one), then acknowledged tags.
 #: Gives number of queue, message, number of queue, message ... The n-th message is recorded as <tag prefix><n>.
 #: What cannot be recorded goes back, all of it. What does not begin as a JSON object is no message, and not recorded.
+#: Run again because its answer was lost, it takes nothing: it would write over the records of the first run.
 TAKE = """
 local now, prefix, room, bytes, fair = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6] == '1'
 local queues, backlog, length, order = tonumber(ARGV[7]), 0, {}, {}
@@ -47,7 +48,7 @@ if #ARGV > 7 + queues then
   redis.call('HDEL', KEYS[1], unpack(ARGV, 8 + queues))
   redis.call('ZREM', KEYS[2], unpack(ARGV, 8 + queues))
 end
-if room == 0 then return found end
+if room == 0 or redis.call('HEXISTS', KEYS[1], prefix .. '1') == 1 then return found end
 for key = 3, #KEYS do
   length[key] = redis.call('LLEN', KEYS[key])
   backlog = backlog + length[key]

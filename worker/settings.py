@@ -24,8 +24,8 @@ def _crontab(value: str) -> str:
 
 def _broker(value: SecretStr) -> SecretStr:
     scheme = value.get_secret_value().partition("://")[0]
-    if scheme not in ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "memory"):
-        raise ValueError("redis://, rediss://, redis+socket://, sentinel://, amqp:// or amqps:// only")
+    if scheme not in ("redis", "rediss", "redis+socket", "amqp", "amqps", "memory"):
+        raise ValueError("redis://, rediss://, redis+socket://, amqp:// or amqps:// only")
     return value
 
 

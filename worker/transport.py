@@ -51,27 +51,40 @@ class Private:
         return HIDDEN
 
 
+#: How messages of other people's loggers begin that show a whole message, and what is logged in their place.
+_SHOWING = {
+    "celery.worker.consumer.consumer": (
+        "body",
+        "A message was dropped: not a task of this worker, or not readable (%s). Its body is not shown.",
+    ),
+    "kombu.transport.redis": (
+        "could not restore message",
+        "A message could not be put back into its queue (%s). It is not shown.",
+    ),
+}
+
+
 class HideBodies(logging.Filter):
-    """Celery logs the whole body of a message it cannot read or has no task for; this keeps the reason's type alone."""
+    """Celery and kombu log the whole of a message they cannot read or place; this keeps the reason's type alone."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, without a message's body."""
-        if "body" in str(record.msg).lower() and record.args:
-            record.msg = (
-                "A message was dropped: not a task of this worker, or not readable (%s). Its body is not shown."
-            )
-            record.args = (_why(record.args),)
+        sign, instead = _SHOWING[record.name]
+        if sign in str(record.msg).lower() and record.args:
+            record.msg, record.args = instead, (_why(record),)
             record.exc_info = record.exc_text = None
         return True
 
 
-def _why(args: Any) -> str:
-    first = args[0] if isinstance(args, tuple) else None
-    return type(first).__name__ if isinstance(first, BaseException) else "no reason given"
+def _why(record: logging.LogRecord) -> str:
+    first = record.args[0] if isinstance(record.args, tuple) else None
+    error = first if isinstance(first, BaseException) else (record.exc_info or (None, None))[1]
+    return type(error).__name__ if error else "no reason given"
 
 
 def hide_bodies() -> None:
     """Install the filter; harmless when done twice."""
-    logger = logging.getLogger("celery.worker.consumer.consumer")
-    if not any(isinstance(present, HideBodies) for present in logger.filters):
-        logger.addFilter(HideBodies())
+    for name in _SHOWING:
+        logger = logging.getLogger(name)
+        if not any(isinstance(present, HideBodies) for present in logger.filters):
+            logger.addFilter(HideBodies())
