@@ -35,12 +35,13 @@ def watchers(chaos: Chaos) -> list[str]:
     return [str(client["id"]) for client in chaos.client.client_list() if "t" in client["flags"]]
 
 
-def test_loaded_workers_killed_twenty_times(chaos: Chaos) -> None:
-    """Four workers under load are killed at once, at any moment, five times over: every message is somewhere."""
+def test_loaded_workers_killed_at_any_moment(chaos: Chaos) -> None:
+    """Workers under load are killed at once, at any moment, several times over: every message is somewhere."""
     chance = random.Random(1)
-    for _ in range(ROUNDS or 5):
+    pools = (SOLO, SOLO, PREFORK, THREADS) if ROUNDS else (SOLO, PREFORK)
+    for _ in range(ROUNDS or 1):
         enough = len(chaos.done()) + chance.randrange(50, 1000)
-        workers = [chaos.start("ours", *options, prefetch=8) for options in (SOLO, SOLO, PREFORK, THREADS)]
+        workers = [chaos.start("ours", *options, prefetch=8) for options in pools]
         wait_consuming(chaos, len(workers))
         chaos.publish(2000)
         wait_until(lambda enough=enough: len(chaos.done()) > enough, 20, "they work")  # type: ignore[misc]
@@ -118,6 +119,7 @@ def test_each_kind_restores_what_the_other_held(chaos: Chaos, first: str, second
     assert not chaos.lost()
 
 
+@long
 def test_both_kinds_share_a_load(chaos: Chaos) -> None:
     """A stock worker and ours take from the same queues: each message runs once, and nothing is left."""
     workers = [chaos.start("stock", *SOLO), chaos.start("ours", *SOLO), chaos.start("ours", *PREFORK)]
