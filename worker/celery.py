@@ -158,6 +158,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "visibility_timeout": settings.visibility_timeout_seconds,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 30,  # a worker killed while it gives back overdue messages holds up the others so long
         "health_check_interval": 25,
         "max_connections": 50,
     }

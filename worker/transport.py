@@ -7,6 +7,7 @@ remote control commands show raw arguments. So every request and every result of
 import logging
 from typing import Any
 
+from billiard.exceptions import Terminated
 from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 from kombu.transport import TRANSPORT_ALIASES
@@ -22,7 +23,7 @@ def install() -> None:
 
 
 class MaskedRequest(Request):
-    """A task as the worker sees it, whose arguments no event, log line or remote control command shows."""
+    """A task as the worker sees it: no event, log line or remote control command shows its arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -32,6 +33,15 @@ class MaskedRequest(Request):
             raise InvalidTaskError(f"not a task message ({type(error).__name__})") from None
         self._argsrepr = self._kwargsrepr = HIDDEN
         self._request_dict.update(argsrepr=HIDDEN, kwargsrepr=HIDDEN)
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Celery's, but a task that the worker itself cut off, as its broker was away, is not done: it comes again.
+
+        Celery 5.7 takes it for revoked, and acknowledges its message, when the result backend was away as well.
+        """
+        if isinstance(exc_info.exception, Terminated):
+            self._already_cancelled = True
+        return super().on_failure(exc_info, *args, **kwargs)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """What `celery inspect` and Flower's worker page get."""
