@@ -39,7 +39,7 @@ class MaskedRequest(Request):
 
         Celery 5.7 takes it for revoked, and acknowledges its message, when the result backend was away as well.
         """
-        if isinstance(exc_info.exception, Terminated):
+        if isinstance(getattr(exc_info.exception, "exc", exc_info.exception), Terminated):
             self._already_cancelled = True
         return super().on_failure(exc_info, *args, **kwargs)
 
