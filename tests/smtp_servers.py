@@ -5,7 +5,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum, auto
 from io import BufferedReader
@@ -48,9 +48,15 @@ def channel_to(url: str, timeout: float = 5) -> Iterator[EmailChannel]:
         channel.close()
 
 
-def verdicts(outcomes: Iterable[Outcome]) -> list[Verdict]:
-    """Return the verdicts alone."""
-    return [outcome.verdict for outcome in outcomes]
+def sent(channel: EmailChannel, parcels: Sequence[Parcel]) -> list[Outcome]:
+    """Send these, and return their outcomes in the order of the parcels."""
+    found = {outcome.delivery_id: outcome for group in channel.send(parcels) for outcome in group}
+    return [found.pop(each.delivery_id) for each in parcels] + list(found.values())
+
+
+def verdicts(channel: EmailChannel, parcels: Sequence[Parcel]) -> list[Verdict]:
+    """Send these, and return the verdicts alone, in the order of the parcels."""
+    return [outcome.verdict for outcome in sent(channel, parcels)]
 
 
 def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:

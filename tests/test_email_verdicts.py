@@ -14,6 +14,7 @@ from tests.smtp_servers import (
     channel_to,
     parcel,
     real_server,
+    sent,
     verdicts,
 )
 from worker.channels import Verdict
@@ -89,17 +90,17 @@ def test_every_answer_has_its_verdict(step: str, answer: Answer, expected: Verdi
     script: Script = {step: [answer, good]}
     with ScriptedSmtp(script) as server, channel_to(server.url, timeout=0.3) as channel:
         started = time.monotonic()
-        assert [expected] == verdicts(channel.send([parcel()]))
+        assert [expected] == verdicts(channel, [parcel()])
         assert time.monotonic() - started < 2
 
-        assert [Verdict.SENT] == verdicts(channel.send([parcel()]))
+        assert [Verdict.SENT] == verdicts(channel, [parcel()])
 
 
 @pytest.mark.parametrize("act", [Act.CUT, Act.RESET, Act.STALL])
 def test_a_break_before_the_final_dot_is_no_risk(act: Act) -> None:
     """When the content could not be written to its end, the server cannot have taken it: try again."""
     with ScriptedSmtp(during=act) as server, channel_to(server.url, timeout=0.3) as channel:
-        [outcome] = channel.send([parcel(text="long " * 3_000_000)])
+        [outcome] = sent(channel, [parcel(text="long " * 3_000_000)])
 
     assert (Verdict.TRANSIENT, "DATA") == (outcome.verdict, outcome.detail.partition(":")[0])
 
@@ -112,7 +113,7 @@ def test_no_server_is_transient(url: str) -> None:
     with socket.socket() as closed:
         closed.bind((HOST, 0))
         with channel_to(url.format(port=closed.getsockname()[1])) as channel:
-            [outcome] = channel.send([parcel()])
+            [outcome] = sent(channel, [parcel()])
 
     assert Verdict.TRANSIENT == outcome.verdict
     assert outcome.detail in ("connect: connection refused", "connect: host name not found")
@@ -126,7 +127,7 @@ def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
             while True:
                 waiting.enter_context(socket.create_connection((HOST, port), timeout=0.2))
         with channel_to(f"smtp://{HOST}:{port}", timeout=0.3) as channel:
-            [outcome] = channel.send([parcel()])
+            [outcome] = sent(channel, [parcel()])
 
     assert (Verdict.TRANSIENT, "connect: no answer in time") == (outcome.verdict, outcome.detail)
 
@@ -134,7 +135,7 @@ def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
 def test_a_message_above_the_servers_size_is_not_sent() -> None:
     """A declared SIZE decides before MAIL FROM; the connection serves the next parcel."""
     with ScriptedSmtp({"ehlo": "250-x\r\n250 SIZE 2000"}) as server, channel_to(server.url) as channel:
-        large, small = channel.send([parcel(text="x" * 2000), parcel()])
+        large, small = sent(channel, [parcel(text="x" * 2000), parcel()])
 
         assert (Verdict.PERMANENT, Verdict.SENT) == (large.verdict, small.verdict)
         assert "SIZE" in large.detail
@@ -145,19 +146,19 @@ def test_a_message_above_the_servers_size_is_not_sent() -> None:
 def test_a_server_without_a_size_takes_any(ehlo: str) -> None:
     """No SIZE, SIZE without a number and SIZE 0 all mean that no limit is declared (RFC 1870)."""
     with ScriptedSmtp({"ehlo": ehlo}) as server, channel_to(server.url) as channel:
-        assert [Verdict.SENT] == verdicts(channel.send([parcel()]))
+        assert [Verdict.SENT] == verdicts(channel, [parcel()])
 
 
 def test_international_addresses_need_smtputf8() -> None:
     """An international local part is sent where SMTPUTF8 is offered; elsewhere it can never be; domains always can."""
     with real_server(enable_SMTPUTF8=True) as mailbox, channel_to(mailbox.url) as channel:
-        assert [Verdict.SENT] * 2 == verdicts(channel.send([parcel("jürgen@bücher.example"), parcel()]))
+        assert [Verdict.SENT] * 2 == verdicts(channel, [parcel("jürgen@bücher.example"), parcel()])
         assert "jürgen@xn--bcher-kva.example" == mailbox.taken[0].recipient
         assert "SMTPUTF8" in mailbox.taken[0].options
         assert "SMTPUTF8" not in mailbox.taken[1].options
 
     with ScriptedSmtp({"ehlo": "250 x"}) as server, channel_to(server.url) as channel:
-        local, domain = channel.send([parcel("jürgen@example.com"), parcel("jane@bücher.example")])
+        local, domain = sent(channel, [parcel("jürgen@example.com"), parcel("jane@bücher.example")])
         assert (Verdict.PERMANENT, Verdict.SENT) == (local.verdict, domain.verdict)
         assert "SMTPUTF8" in local.detail
         assert "RCPT TO:<jane@xn--bcher-kva.example>" in server.commands
@@ -180,7 +181,7 @@ def test_international_addresses_need_smtputf8() -> None:
 def test_no_detail_holds_an_address(step: str, code: int, address: str, words: str, secrets: list[str]) -> None:
     """Whatever the server repeats, the outcome says phase, code and words without the address."""
     with ScriptedSmtp({step: f"{code} 5.1.1 {words}"}) as server, channel_to(server.url) as channel:
-        [outcome] = channel.send([parcel(address)])
+        [outcome] = sent(channel, [parcel(address)])
 
     assert not [secret for secret in secrets if secret in outcome.detail.lower()]
     if code > 250 or step == "content":
@@ -192,7 +193,7 @@ def test_a_detail_is_short_and_printable() -> None:
     """Long, many-lined and undecodable words are cut to 300 characters on one line, without control characters."""
     lines = "".join(f"550-5.1.1 line \x1b[31m \u202e\x07 {number} {'x' * 40}\r\n" for number in range(50))
     with ScriptedSmtp({"rcpt": f"{lines}550 5.1.1 end"}) as server, channel_to(server.url) as channel:
-        [outcome] = channel.send([parcel()])
+        [outcome] = sent(channel, [parcel()])
 
     assert Verdict.PERMANENT == outcome.verdict
     assert outcome.detail.startswith("RCPT: 550 5.1.1 line [31m 0 x")
@@ -204,7 +205,7 @@ def test_a_detail_is_short_and_printable() -> None:
 def test_a_reply_that_does_not_end_is_not_read_to_the_end(flood: Answer) -> None:
     """A server that floods instead of answering is left, with one long line or many short ones."""
     with ScriptedSmtp({"rcpt": [flood, "250 ok"]}) as server, channel_to(server.url) as channel:
-        flooded, next_one = channel.send([parcel(), parcel()])
+        flooded, next_one = sent(channel, [parcel(), parcel()])
 
     assert (Verdict.TRANSIENT, "RCPT: not an SMTP reply") == (flooded.verdict, flooded.detail)
     assert Verdict.SENT == next_one.verdict

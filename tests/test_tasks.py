@@ -17,7 +17,7 @@ from worker import celery as root
 from worker import directory_tasks, inbox_tasks, recipients, tasks
 from worker.celery import make_app
 from worker.database import transaction, utcnow
-from worker.deliver import take_due
+from worker.dispatch import take_due
 from worker.errors import IdempotencyConflict, InvalidRequest, PartlyRefused, UnknownEvent
 from worker.ids import uuid7
 from worker.models import Delivery, GroupMember, Notification, Preference, PurgeRun, Recipient, Request, Suppression

@@ -11,7 +11,7 @@ from celery.exceptions import OperationalError as PublishError
 from pydantic import AwareDatetime
 
 from worker import deliver as delivering
-from worker import pending
+from worker import dispatch, pending
 from worker import purge as purging
 from worker import retract as retracting
 from worker.celery import app, task
@@ -122,7 +122,7 @@ def deliver(*, delivery_ids: list[UUID]) -> dict[str, int]:
 def dispatch_due() -> dict[str, int]:
     """Hand over what is due or was abandoned, and wake the creation of requests that nobody took."""
     with transaction() as session:
-        due = delivering.take_due(session, utcnow(), DISPATCH_BATCH)
+        due = dispatch.take_due(session, utcnow(), DISPATCH_BATCH)
         waiting = [bulk for bulk in (False, True) if pending.has_pending(session, bulk=bulk)]
     hand_over(due)
     for bulk in waiting:

@@ -5,7 +5,7 @@ Message-ID is the same at every attempt.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from worker.channels import Outcome, Parcel, Verdict
@@ -44,7 +44,7 @@ class EmailChannel:
         sender, limits = parse_sender(settings.email_from), settings
         return cls(server, sender, limits.smtp_timeout_seconds, limits.smtp_data_timeout_seconds)
 
-    def send(self, parcels: Iterable[Parcel]) -> Iterator[Outcome]:
+    def send(self, parcels: Iterable[Parcel]) -> Iterator[Sequence[Outcome]]:
         """Yield the outcome of each parcel, in order, as soon as it is known; may be closed early.
 
         Connects when the first parcel needs it. When no connection can be made, the rest of the call fails alike.
@@ -53,7 +53,7 @@ class EmailChannel:
         try:
             for parcel in parcels:
                 verdict, words = call.carry(compose(parcel, self._sender))
-                yield Outcome(parcel.delivery_id, verdict, _without_address(words, parcel.address))
+                yield [Outcome(parcel.delivery_id, verdict, _without_address(words, parcel.address))]
         finally:
             call.end()
 
