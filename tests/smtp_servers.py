@@ -33,12 +33,14 @@ def parcel(address: str = "jane.doe@example.com", **parts: str) -> Parcel:
 
 
 @contextlib.contextmanager
-def channel_to(url: str, timeout: float = 5) -> Iterator[EmailChannel]:
+def channel_to(url: str, timeout: float = 5, *, connections: int = 1, window: int = 20) -> Iterator[EmailChannel]:
     """Make a channel by its settings; it is closed at the end."""
     settings = Settings(
         smtp_url=SecretStr(url),
         smtp_timeout_seconds=timeout,
         smtp_data_timeout_seconds=timeout,
+        smtp_connections=connections,
+        record_window=window,
         email_from="B <bellhop@example.org>",
     )
     channel = EmailChannel.from_settings(settings)
