@@ -148,6 +148,7 @@ Answer = str | Act
 Script = Mapping[str, Answer | Sequence[Answer]]
 
 EHLO = "250-scripted\r\n250-SIZE 100000000\r\n250 SMTPUTF8"
+PIPELINING = EHLO.replace("250 ", "250-") + "\r\n250 PIPELINING"
 _USUAL = {
     "greeting": "220 scripted",
     "ehlo": EHLO,

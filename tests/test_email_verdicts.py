@@ -7,6 +7,7 @@ import pytest
 from tests.smtp_servers import (
     EHLO,
     HOST,
+    PIPELINING,
     Act,
     Answer,
     Script,
@@ -19,75 +20,78 @@ from tests.smtp_servers import (
 )
 from worker.channels import Verdict
 
+CASES: list[tuple[str, Answer, Verdict]] = [
+    ("greeting", "421 4.3.2 closing", Verdict.THROTTLED),
+    ("greeting", "450 not now", Verdict.TRANSIENT),
+    ("greeting", "554 no SMTP for you", Verdict.MISCONFIGURED),
+    ("greeting", "HTTP/1.1 400 Bad Request", Verdict.TRANSIENT),
+    ("greeting", Act.CUT, Verdict.TRANSIENT),
+    ("greeting", Act.RESET, Verdict.TRANSIENT),
+    ("greeting", Act.STALL, Verdict.TRANSIENT),
+    ("greeting", Act.DRIP, Verdict.TRANSIENT),
+    ("ehlo", "421 closing", Verdict.THROTTLED),
+    ("ehlo", "451 not now", Verdict.TRANSIENT),
+    ("ehlo", "550 bad name", Verdict.SENT),
+    ("ehlo", Act.CUT, Verdict.TRANSIENT),
+    ("ehlo", Act.STALL, Verdict.TRANSIENT),
+    ("ehlo", Act.DRIP, Verdict.TRANSIENT),
+    ("mail", "421 closing", Verdict.THROTTLED),
+    ("mail", "450 4.7.1 slower", Verdict.THROTTLED),
+    ("mail", "451 4.3.0 later", Verdict.TRANSIENT),
+    ("mail", "452 no space", Verdict.THROTTLED),
+    ("mail", "530 5.7.0 log in first", Verdict.MISCONFIGURED),
+    ("mail", "550 5.7.1 not your sender", Verdict.MISCONFIGURED),
+    ("mail", "552 5.3.4 too large", Verdict.PERMANENT),
+    ("mail", "554 5.3.4 too large", Verdict.PERMANENT),
+    ("mail", "354 what?", Verdict.TRANSIENT),
+    ("mail", "nonsense", Verdict.TRANSIENT),
+    ("mail", Act.CUT, Verdict.TRANSIENT),
+    ("mail", Act.STALL, Verdict.TRANSIENT),
+    ("rcpt", "251 will forward", Verdict.SENT),
+    ("rcpt", "421 closing", Verdict.THROTTLED),
+    ("rcpt", "450 4.2.1 busy", Verdict.TRANSIENT),
+    ("rcpt", "450 4.7.1 greylisted", Verdict.THROTTLED),
+    ("rcpt", "451 4.7.1 greylisted", Verdict.THROTTLED),
+    ("rcpt", "451 4.3.0 later", Verdict.TRANSIENT),
+    ("rcpt", "452 4.2.2 full", Verdict.THROTTLED),
+    ("rcpt", "530 5.7.0 log in first", Verdict.MISCONFIGURED),
+    ("rcpt", "550-5.1.1 no such\r\n550 5.1.1 mailbox", Verdict.PERMANENT),
+    ("rcpt", "553 odd address", Verdict.PERMANENT),
+    ("rcpt", Act.CUT, Verdict.TRANSIENT),
+    ("rcpt", Act.RESET, Verdict.TRANSIENT),
+    ("rcpt", Act.STALL, Verdict.TRANSIENT),
+    ("rcpt", Act.DRIP, Verdict.TRANSIENT),
+    ("data", "421 closing", Verdict.THROTTLED),
+    ("data", "451 later", Verdict.TRANSIENT),
+    ("data", "554 no valid recipients", Verdict.PERMANENT),
+    ("data", "250 what?", Verdict.TRANSIENT),
+    ("data", Act.CUT, Verdict.TRANSIENT),
+    ("data", Act.STALL, Verdict.TRANSIENT),
+    ("content", "250 taken", Verdict.SENT),
+    ("content", "421 closing", Verdict.THROTTLED),
+    ("content", "451 4.7.0 slower", Verdict.THROTTLED),
+    ("content", "451 4.3.0 later", Verdict.TRANSIENT),
+    ("content", "452 no space", Verdict.THROTTLED),
+    ("content", "552 too large", Verdict.PERMANENT),
+    ("content", "554 5.7.1 spam", Verdict.PERMANENT),
+    ("content", "354 what?", Verdict.UNKNOWN),
+    ("content", "nonsense", Verdict.UNKNOWN),
+    ("content", Act.CUT, Verdict.UNKNOWN),
+    ("content", Act.RESET, Verdict.UNKNOWN),
+    ("content", Act.STALL, Verdict.UNKNOWN),
+    ("content", Act.DRIP, Verdict.UNKNOWN),
+]
+CASES_OF_LETTERS = [case for case in CASES if case[0] not in ("greeting", "ehlo")]
+
 
 @pytest.mark.parametrize(
-    ("step", "answer", "expected"),
-    [
-        ("greeting", "421 4.3.2 closing", Verdict.THROTTLED),
-        ("greeting", "450 not now", Verdict.TRANSIENT),
-        ("greeting", "554 no SMTP for you", Verdict.MISCONFIGURED),
-        ("greeting", "HTTP/1.1 400 Bad Request", Verdict.TRANSIENT),
-        ("greeting", Act.CUT, Verdict.TRANSIENT),
-        ("greeting", Act.RESET, Verdict.TRANSIENT),
-        ("greeting", Act.STALL, Verdict.TRANSIENT),
-        ("greeting", Act.DRIP, Verdict.TRANSIENT),
-        ("ehlo", "421 closing", Verdict.THROTTLED),
-        ("ehlo", "451 not now", Verdict.TRANSIENT),
-        ("ehlo", "550 bad name", Verdict.SENT),
-        ("ehlo", Act.CUT, Verdict.TRANSIENT),
-        ("ehlo", Act.STALL, Verdict.TRANSIENT),
-        ("ehlo", Act.DRIP, Verdict.TRANSIENT),
-        ("mail", "421 closing", Verdict.THROTTLED),
-        ("mail", "450 4.7.1 slower", Verdict.THROTTLED),
-        ("mail", "451 4.3.0 later", Verdict.TRANSIENT),
-        ("mail", "452 no space", Verdict.THROTTLED),
-        ("mail", "530 5.7.0 log in first", Verdict.MISCONFIGURED),
-        ("mail", "550 5.7.1 not your sender", Verdict.MISCONFIGURED),
-        ("mail", "552 5.3.4 too large", Verdict.PERMANENT),
-        ("mail", "554 5.3.4 too large", Verdict.PERMANENT),
-        ("mail", "354 what?", Verdict.TRANSIENT),
-        ("mail", "nonsense", Verdict.TRANSIENT),
-        ("mail", Act.CUT, Verdict.TRANSIENT),
-        ("mail", Act.STALL, Verdict.TRANSIENT),
-        ("rcpt", "251 will forward", Verdict.SENT),
-        ("rcpt", "421 closing", Verdict.THROTTLED),
-        ("rcpt", "450 4.2.1 busy", Verdict.TRANSIENT),
-        ("rcpt", "450 4.7.1 greylisted", Verdict.THROTTLED),
-        ("rcpt", "451 4.7.1 greylisted", Verdict.THROTTLED),
-        ("rcpt", "451 4.3.0 later", Verdict.TRANSIENT),
-        ("rcpt", "452 4.2.2 full", Verdict.THROTTLED),
-        ("rcpt", "530 5.7.0 log in first", Verdict.MISCONFIGURED),
-        ("rcpt", "550-5.1.1 no such\r\n550 5.1.1 mailbox", Verdict.PERMANENT),
-        ("rcpt", "553 odd address", Verdict.PERMANENT),
-        ("rcpt", Act.CUT, Verdict.TRANSIENT),
-        ("rcpt", Act.RESET, Verdict.TRANSIENT),
-        ("rcpt", Act.STALL, Verdict.TRANSIENT),
-        ("rcpt", Act.DRIP, Verdict.TRANSIENT),
-        ("data", "421 closing", Verdict.THROTTLED),
-        ("data", "451 later", Verdict.TRANSIENT),
-        ("data", "554 no valid recipients", Verdict.PERMANENT),
-        ("data", "250 what?", Verdict.TRANSIENT),
-        ("data", Act.CUT, Verdict.TRANSIENT),
-        ("data", Act.STALL, Verdict.TRANSIENT),
-        ("content", "250 taken", Verdict.SENT),
-        ("content", "421 closing", Verdict.THROTTLED),
-        ("content", "451 4.7.0 slower", Verdict.THROTTLED),
-        ("content", "451 4.3.0 later", Verdict.TRANSIENT),
-        ("content", "452 no space", Verdict.THROTTLED),
-        ("content", "552 too large", Verdict.PERMANENT),
-        ("content", "554 5.7.1 spam", Verdict.PERMANENT),
-        ("content", "354 what?", Verdict.UNKNOWN),
-        ("content", "nonsense", Verdict.UNKNOWN),
-        ("content", Act.CUT, Verdict.UNKNOWN),
-        ("content", Act.RESET, Verdict.UNKNOWN),
-        ("content", Act.STALL, Verdict.UNKNOWN),
-        ("content", Act.DRIP, Verdict.UNKNOWN),
-    ],
+    ("step", "answer", "expected", "offer"),
+    [(*case, EHLO) for case in CASES] + [(*case, PIPELINING) for case in CASES_OF_LETTERS],
 )
-def test_every_answer_has_its_verdict(step: str, answer: Answer, expected: Verdict) -> None:
+def test_every_answer_has_its_verdict(step: str, answer: Answer, expected: Verdict, offer: str) -> None:
     """Each way to refuse, break or stall has its verdict, in time; the next call finds a usable channel."""
     good = {"greeting": "220 hello", "ehlo": EHLO, "data": "354 go on"}.get(step, "250 ok")
-    script: Script = {step: [answer, good]}
+    script: Script = {"ehlo": offer, step: [answer, good]}
     with ScriptedSmtp(script) as server, channel_to(server.url, timeout=0.3) as channel:
         started = time.monotonic()
         assert [expected] == verdicts(channel, [parcel()])
@@ -96,11 +100,14 @@ def test_every_answer_has_its_verdict(step: str, answer: Answer, expected: Verdi
         assert [Verdict.SENT] == verdicts(channel, [parcel()])
 
 
-@pytest.mark.parametrize("act", [Act.CUT, Act.RESET, Act.STALL])
+@pytest.mark.parametrize("act", [Act.CUT, Act.RESET, Act.STALL, Act.FLOOD])
 def test_a_break_before_the_final_dot_is_no_risk(act: Act) -> None:
-    """When the content could not be written to its end, the server cannot have taken it: try again."""
-    with ScriptedSmtp(during=act) as server, channel_to(server.url, timeout=0.3) as channel:
-        [outcome] = sent(channel, [parcel(text="long " * 3_000_000)])
+    """When the content could not be written to its end, the server cannot have taken it: try again.
+
+    Nor do both sides wait for each other for ever, where the server floods and does not read.
+    """
+    with ScriptedSmtp({"ehlo": PIPELINING}, during=act) as server, channel_to(server.url, timeout=0.3) as channel:
+        [outcome] = sent(channel, [parcel(text="long " * 1_500_000)])
 
     assert (Verdict.TRANSIENT, "DATA") == (outcome.verdict, outcome.detail.partition(":")[0])
 

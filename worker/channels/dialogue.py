@@ -198,7 +198,7 @@ class Dialogue:
 
     def _refuse(self, phase: str, errand: Errand | None, failure: Failure) -> None:
         """Take a refusal. With PIPELINING the answers to the letter's other commands are still to come."""
-        self._unclean = True
+        self._unclean = self._unclean or phase != END_OF_DATA or self._ahead is None
         if phase == END_OF_DATA:
             self.risked = None
             if errand:
