@@ -3,20 +3,31 @@
 Claiming, sending and recording are separate: no transaction is open while the other side is slow.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
+
+from sqlalchemy.orm import Session
 
 from worker.channels import CHANNELS, Channel, Outcome, Parcel
 from worker.claims import Claimed, claim, give_back
-from worker.database import Transaction, utcnow
+from worker.database import UNAVAILABLE, Transaction, utcnow
 from worker.outcomes import record
 from worker.settings import Settings, get_settings
 
 #: Answers of the other side that sending one parcel may have to wait for.
 PHASES = 8
 
+#: Seconds, the longest wait before what became of mails is recorded again where the database was away.
+RECORD_RETRY_MAX = 5
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 _channels: dict[str, Channel] = {}
 
 
@@ -67,23 +78,42 @@ def _send(
             under_way[one.id] = waiting.pop(one.id)
             yield one.parcel
 
+    told: list[tuple[Claimed, Outcome]] = []
     try:
         for outcomes in channel.send(under_lease()):
-            _record(begin, [(under_way.pop(outcome.delivery_id), outcome) for outcome in outcomes], result)
-    finally:
-        # What was under way when something broke may have been sent: it stays claimed until its lease ends.
+            told = [(under_way.pop(outcome.delivery_id), outcome) for outcome in outcomes]
+            counts = _persist(begin, lambda session: record(session, told, utcnow()), lease_until)  # noqa: B023
+            told = []
+            result.sent += counts["sent"]
+            result.later += counts["pending"]
+            result.failed += counts["failed"] + counts["unknown"]
         if waiting:
-            with begin() as session:
-                give_back(session, list(waiting.values()), utcnow())
+            _persist(begin, lambda session: give_back(session, list(waiting.values()), utcnow()), lease_until)
             result.given_back += len(waiting)
+    except BaseException:
+        # What was under way when something broke may have been sent: it stays claimed until its lease ends.
+        with suppress(*UNAVAILABLE), begin() as session:
+            record(session, told, utcnow())
+            give_back(session, list(waiting.values()), utcnow())
+        raise
 
 
-def _record(begin: Transaction, told: Sequence[tuple[Claimed, Outcome]], result: Delivered) -> None:
-    with begin() as session:
-        counts = record(session, told, utcnow())
-    result.sent += counts["sent"]
-    result.later += counts["pending"]
-    result.failed += counts["failed"] + counts["unknown"]
+def _persist(begin: Transaction, write: Callable[[Session], T], until: datetime) -> T:
+    """Write in a transaction of its own; while the database is away, again and again until then.
+
+    Given up too early, a mail that was accepted is sent again.
+    """
+    delay = 0.1
+    while True:
+        try:
+            with begin() as session:
+                return write(session)
+        except UNAVAILABLE:
+            if utcnow() >= until:
+                raise
+        log.warning("the database could not be reached; what became of emails is kept and recorded later")
+        time.sleep(delay)
+        delay = min(2 * delay, RECORD_RETRY_MAX)
 
 
 def _last_moment(lease_until: datetime, settings: Settings) -> datetime:

@@ -1,5 +1,6 @@
 """Which deliveries are handed over: what is due, and what was abandoned."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -10,7 +11,9 @@ from worker.models import URGENCY, Delivery
 from worker.settings import Settings, get_settings
 
 
-def take_due(session: Session, now: datetime, limit: int) -> dict[int, list[UUID]]:
+def take_due(
+    session: Session, now: datetime, limit: int, urgencies: Iterable[int] = tuple(URGENCY.values())
+) -> dict[int, list[UUID]]:
     """Up to `limit` deliveries by urgency that nobody has in hand: due ones, and those of a worker that fell silent.
 
     They are marked as handed over, so that the next look passes over them. Urgent and oldest first.
@@ -18,7 +21,9 @@ def take_due(session: Session, now: datetime, limit: int) -> dict[int, list[UUID
     settings = get_settings()
     _recover(session, now, settings)
     taken: dict[int, list[UUID]] = {}
-    for urgency in sorted(URGENCY.values()):
+    for urgency in sorted(urgencies):
+        if limit <= 0:
+            break
         free = (
             select(Delivery.id)
             .where(Delivery.status == "pending", Delivery.urgency == urgency)

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
 
     create_batch: Count = 1000
     """Recipients created in one transaction; larger audiences are fanned out."""
-    deliver_batch: Count = 50
+    deliver_batch: Count = 500
     """Deliveries claimed and sent by one task."""
     lease_seconds: Seconds = 300
     """A claimed delivery whose worker says nothing for this long is taken up again."""
