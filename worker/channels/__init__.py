@@ -63,9 +63,10 @@ class Outcome:
 class Channel(Protocol):
     """Carries parcels, several at the same time if it can. Holds connections, never a database session."""
 
-    def send(self, parcels: Iterable[Parcel]) -> Iterator[Sequence[Outcome]]:
+    def send(self, parcels: Iterable[Parcel | None]) -> Iterator[Sequence[Outcome]]:
         """Yield one outcome per parcel, in any order, each as soon as it is known, those known together in one group.
 
+        None in place of a parcel means that there is none to carry at the moment: it is asked for again soon.
         The caller records a group before it asks for the next one. A channel takes a parcel when it is about to carry
         it, and has at most RECORD_WINDOW parcels out that the other side may have taken and the caller has not
         recorded. The caller may stop early (closing the generator): what was taken then has no outcome.

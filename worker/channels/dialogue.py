@@ -7,7 +7,7 @@ content of the one before it: one round trip per letter. Without it each command
 from collections import deque
 from dataclasses import dataclass
 from math import inf
-from ssl import SSLWantReadError, SSLWantWriteError
+from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from time import monotonic
 
 from worker.channels import Parcel, Verdict
@@ -124,6 +124,8 @@ class Dialogue:
                     self._hear(*reply)
                 if self.alive and not octets:
                     self._break(self._lost or ConnectionError())
+                if len(octets) < _OCTETS and not isinstance(self.sock, SSLSocket):
+                    break
         except OSError as error:
             self._break(self._lost or error)
         if self.alive and self._lost:

@@ -36,7 +36,7 @@ class EmailChannel:
         server = parse_smtp_url(settings.smtp_url.get_secret_value())
         return cls(server, parse_sender(settings.email_from), settings)
 
-    def send(self, parcels: Iterable[Parcel]) -> Iterator[Sequence[Outcome]]:
+    def send(self, parcels: Iterable[Parcel | None]) -> Iterator[Sequence[Outcome]]:
         """Yield the outcomes of the parcels in groups, as soon as they are known; may be closed early.
 
         Connects when the first parcel needs it. When no connection can be made, the rest of the call fails alike.

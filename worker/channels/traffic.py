@@ -25,6 +25,8 @@ _MOMENT = 0.001
 """Seconds without any news after which known outcomes are told though contents are out; a selector knows no less."""
 _PATIENCE = 0.01
 """Seconds that a known outcome waits for others at the most."""
+_PAUSE = 0.02
+"""Seconds until the next parcel is asked for again, where there was none at the moment."""
 
 
 class Depot(Protocol):
@@ -52,7 +54,7 @@ class Traffic:
     All of it runs in the caller's thread, but for the opening of connections.
     """
 
-    def __init__(self, depot: Depot, parcels: Iterable[Parcel]) -> None:
+    def __init__(self, depot: Depot, parcels: Iterable[Parcel | None]) -> None:
         self._depot, self._parcels = depot, iter(parcels)
         self._window, self._most = depot.limits.record_window, depot.limits.smtp_connections
         self._selector = DefaultSelector()
@@ -65,6 +67,7 @@ class Traffic:
         self._known_until = inf
         self._begun = 0
         self._exhausted = False
+        self._pause_until = 0.0
         self._error: Exception | None = None
         self._refusal: Failure | None = None
 
@@ -99,7 +102,8 @@ class Traffic:
                 continue
             self._watch(dialogue)
         self._add_connections()
-        return bool(self._outcomes or self._again or not all(dialogue.at_rest for dialogue in self._dialogues))
+        done = self._exhausted and not self._again and all(dialogue.at_rest for dialogue in self._dialogues)
+        return bool(self._outcomes) or not done
 
     def _is_group(self) -> bool:
         """Whether the outcomes known now are told: nothing more comes at once, or the window is full."""
@@ -125,20 +129,22 @@ class Traffic:
 
     def _in_hand(self) -> bool:
         """Whether there is a letter that waits for a connection; takes the next parcel if there is none."""
-        while not self._again and not self._exhausted:
+        while not self._again and not self._exhausted and self._pause_until <= monotonic():
             try:
-                parcel = next(self._parcels, None)
+                parcel = next(self._parcels)
                 letter = compose(parcel, self._depot.sender, self._written) if parcel else None
+            except StopIteration:
+                self._exhausted = True
             except Exception as error:
                 # What is under way goes on to its outcome first.
                 self._error, self._exhausted = error, True
-                break
-            if parcel is None:
-                self._exhausted = True
-            elif letter is None:
-                self._add(Outcome(parcel.delivery_id, Verdict.PERMANENT, "malformed address"))
             else:
-                self._again.append(Errand(parcel, letter))
+                if parcel is None:
+                    self._pause_until = monotonic() + _PAUSE
+                elif letter is None:
+                    self._add(Outcome(parcel.delivery_id, Verdict.PERMANENT, "malformed address"))
+                else:
+                    self._again.append(Errand(parcel, letter))
         return bool(self._again)
 
     def _add_connections(self) -> None:
@@ -180,6 +186,8 @@ class Traffic:
         """Wait for news, so long, or until a deadline; says whether there was any."""
         if seconds is None:
             deadline = min((dialogue.deadline for dialogue in self._dialogues), default=inf)
+            if not self._exhausted and self._pause_until > monotonic():
+                deadline = min(deadline, self._pause_until)
             seconds = None if deadline == inf else max(0, deadline - monotonic())
         events = self._selector.select(seconds)
         for key, _ in events:
