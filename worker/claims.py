@@ -15,6 +15,7 @@ from worker.channels import Parcel
 from worker.events import get_events
 from worker.models import AttachmentContent, Delivery, Notification
 from worker.recipients import suppressed
+from worker.rows import is_in
 from worker.threads import references
 
 _CLAIMED = (
@@ -63,14 +64,14 @@ def claim(
             claimed.append(Claimed(row.id, row.channel, row.attempts, parcel))
     for reason, ids in skipped.items():
         values = {"status": "skipped", "reason": reason, "parts": None}
-        session.execute(update(Delivery).where(Delivery.id.in_(ids)).values(values))
+        session.execute(update(Delivery).where(is_in(session, Delivery.id, ids)).values(values))
     return claimed, sum(map(len, skipped.values()))
 
 
 def _take(session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime) -> list[Any]:
     open_ones = (
         select(Delivery.id)
-        .where(Delivery.id.in_(delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
+        .where(is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
         .with_for_update(skip_locked=True)
     )
     statement = (
@@ -85,8 +86,8 @@ def _take(session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_u
 
 def _notifications(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
     about = select(Notification.id, Notification.lang, Notification.event_config_name, Notification.created_at)
-    statement = about.add_columns(Notification.parent_id, Notification.thread_id).where(Notification.id.in_(ids))
-    return {row.id: row for row in session.execute(statement)}
+    statement = about.add_columns(Notification.parent_id, Notification.thread_id)
+    return {row.id: row for row in session.execute(statement.where(is_in(session, Notification.id, ids)))}
 
 
 def _contents(session: Session, rows: Sequence[Any]) -> dict[str, bytes]:
@@ -131,6 +132,6 @@ def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> No
     for attempts, ids in by_attempts.items():
         session.execute(
             update(Delivery)
-            .where(Delivery.id.in_(ids), Delivery.status == "sending", Delivery.attempts == attempts)
+            .where(is_in(session, Delivery.id, ids), Delivery.status == "sending", Delivery.attempts == attempts)
             .values(status="pending", attempts=attempts - 1, lease_until=now)
         )
