@@ -5,12 +5,26 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from email import message_from_bytes
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import trustme
 
 from tests.servers import wait_until
-from tests.smtp_servers import HOST, PIPELINING, Act, Script, ScriptedSmtp, channel_to, parcel, sent, verdicts
+from tests.smtp_servers import (
+    HOST,
+    PIPELINING,
+    Act,
+    Script,
+    ScriptedSmtp,
+    channel_to,
+    parcel,
+    sent,
+    server_context,
+    verdicts,
+)
 from worker.channels import Outcome, Parcel, Verdict
 
 
@@ -156,6 +170,20 @@ def test_an_outcome_does_not_wait_for_the_next(offer: str) -> None:
         ]
     assert (Verdict.SENT, Verdict.UNKNOWN) == (first[0], second[0])
     assert first[1] + 0.9 < second[1]
+
+
+def test_large_letters_go_encrypted_over_several_connections(tmp_path: Path) -> None:
+    """Each arrives whole, though neither TLS nor the socket takes them in one piece."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    script: Script = {"ehlo": f"{PIPELINING}\r\n250 STARTTLS".replace("250 PIPE", "250-PIPE"), "starttls": "220 go"}
+    texts = [f"{number} " * (600_000 if number == 12 else 1000) for number in range(10, 16)]
+    with ScriptedSmtp(script, tls=server_context(authority)) as server:
+        url = f"{server.url}?tls=required&ca={tmp_path / 'ca.pem'}"
+        with channel_to(url, 30, connections=2) as channel:
+            assert [Verdict.SENT] * 6 == verdicts(channel, [parcel(text=text) for text in texts])
+        found = [message_from_bytes(content).get_payload(decode=True) for content in server.contents]
+    assert sorted(f"{text}\r\n".encode() for text in texts) == sorted(map(bytes, found))
 
 
 def test_an_error_of_the_caller_waits_for_what_is_under_way() -> None:
