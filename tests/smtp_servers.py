@@ -5,7 +5,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum, auto
 from io import BufferedReader
@@ -33,12 +33,14 @@ def parcel(address: str = "jane.doe@example.com", **parts: str) -> Parcel:
 
 
 @contextlib.contextmanager
-def channel_to(url: str, timeout: float = 5) -> Iterator[EmailChannel]:
+def channel_to(url: str, timeout: float = 5, *, connections: int = 1, window: int = 20) -> Iterator[EmailChannel]:
     """Make a channel by its settings; it is closed at the end."""
     settings = Settings(
         smtp_url=SecretStr(url),
         smtp_timeout_seconds=timeout,
         smtp_data_timeout_seconds=timeout,
+        smtp_connections=connections,
+        record_window=window,
         email_from="B <bellhop@example.org>",
     )
     channel = EmailChannel.from_settings(settings)
@@ -48,9 +50,15 @@ def channel_to(url: str, timeout: float = 5) -> Iterator[EmailChannel]:
         channel.close()
 
 
-def verdicts(outcomes: Iterable[Outcome]) -> list[Verdict]:
-    """Return the verdicts alone."""
-    return [outcome.verdict for outcome in outcomes]
+def sent(channel: EmailChannel, parcels: Sequence[Parcel]) -> list[Outcome]:
+    """Send these, and return their outcomes in the order of the parcels."""
+    found = {outcome.delivery_id: outcome for group in channel.send(parcels) for outcome in group}
+    return [found.pop(each.delivery_id) for each in parcels] + list(found.values())
+
+
+def verdicts(channel: EmailChannel, parcels: Sequence[Parcel]) -> list[Verdict]:
+    """Send these, and return the verdicts alone, in the order of the parcels."""
+    return [outcome.verdict for outcome in sent(channel, parcels)]
 
 
 def server_context(authority: trustme.CA, *names: str) -> ssl.SSLContext:
@@ -140,6 +148,7 @@ Answer = str | Act
 Script = Mapping[str, Answer | Sequence[Answer]]
 
 EHLO = "250-scripted\r\n250-SIZE 100000000\r\n250 SMTPUTF8"
+PIPELINING = EHLO.replace("250 ", "250-") + "\r\n250 PIPELINING"
 _USUAL = {
     "greeting": "220 scripted",
     "ehlo": EHLO,

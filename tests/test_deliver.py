@@ -1,6 +1,6 @@
 """Claiming, skipping, sending; what is recorded after each attempt is in test_deliver_outcomes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -11,12 +11,13 @@ from tests.catalogue import EVENTS
 from tests.rows import ago, change_delivery, get_delivery, put_deliveries
 from tests.servers import free_port
 from tests.store import ask, create, rows, together
+from worker import claims, dispatch, recipients
 from worker import deliver as delivering
-from worker import recipients
 from worker.channels import CHANNELS, Outcome, Parcel, Verdict
 from worker.channels.mime import message_id
+from worker.claims import Claimed
 from worker.database import transaction, utcnow
-from worker.deliver import Claimed, Delivered
+from worker.deliver import Delivered
 from worker.embedded.smtp import MailCatcher
 from worker.ids import uuid7
 from worker.models import Delivery, Notification
@@ -44,18 +45,18 @@ class Accidents:
         self.carried: list[UUID] = []
         monkeypatch.setitem(CHANNELS, "email", lambda: self)
 
-    def send(self, parcels: Iterable[Parcel]) -> Iterator[Outcome]:
+    def send(self, parcels: Iterable[Parcel]) -> Iterator[Sequence[Outcome]]:
         for parcel in parcels:
             self.carried.append(parcel.delivery_id)
             self.happen(len(self.carried))
-            yield Outcome(parcel.delivery_id, Verdict.SENT)
+            yield [Outcome(parcel.delivery_id, Verdict.SENT)]
 
 
-def claim(ids: list[UUID], now: datetime | None = None, result: Delivered | None = None) -> list[Claimed]:
+def claim(ids: list[UUID], now: datetime | None = None) -> list[Claimed]:
     """Claim in a transaction of its own, for five minutes."""
     now = now or utcnow()
     with transaction() as session:
-        return delivering.claim(session, ids, now, now + timedelta(minutes=5), result or Delivered())
+        return claims.claim(session, ids, now, now + timedelta(minutes=5))[0]
 
 
 def test_a_notification_arrives_by_email(catcher: MailCatcher) -> None:
@@ -132,11 +133,10 @@ def test_expired_is_skipped() -> None:
     """From its `expire_at` on a delivery is not sent any more."""
     now = utcnow()
     over, not_yet = put_deliveries(expire_at=now)[0], put_deliveries(expire_at=now + timedelta(seconds=1))[0]
-    result = Delivered()
 
-    assert [not_yet] == [one.id for one in claim([over, not_yet], now, result)]
+    assert [not_yet] == [one.id for one in claim([over, not_yet], now)]
     row = get_delivery(over)
-    assert ("skipped", "expired", None, 1) == (row.status, row.reason, row.parts, result.skipped)
+    assert ("skipped", "expired", None) == (row.status, row.reason, row.parts)
 
 
 def test_suppressed_since_is_skipped(catcher: MailCatcher) -> None:
@@ -207,7 +207,7 @@ def test_a_lease_about_to_end_gives_the_rest_back(monkeypatch: pytest.MonkeyPatc
     rest = [row for row in rows(Delivery) if row.id not in channel.carried]
     assert [("pending", 0)] * 3 == [(row.status, row.attempts) for row in rest]
     with transaction() as session:
-        assert {1: [row.id for row in rest]} == delivering.take_due(session, clock[0], 10)
+        assert {1: [row.id for row in rest]} == dispatch.take_due(session, clock[0], 10)
 
 
 def test_a_programming_error_frees_what_was_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,14 @@ from sqlalchemy import text
 from tests.rows import ago, change_delivery, get_delivery, put_deliveries
 from tests.smtp_servers import Act, Script, ScriptedSmtp
 from tests.store import rows, together
+from worker import claims, dispatch, outcomes
 from worker import deliver as delivering
 from worker.channels import Outcome, Verdict
+from worker.claims import Claimed
 from worker.database import get_engine, transaction, utcnow
-from worker.deliver import Claimed, Delivered, backoff
+from worker.deliver import Delivered
 from worker.models import Delivery
+from worker.outcomes import backoff
 from worker.settings import Settings, get_settings
 
 Configure = Callable[..., None]
@@ -40,21 +43,21 @@ def claim(id: UUID, now: datetime | None = None) -> Claimed:
     """Claim one delivery for five minutes."""
     now = now or utcnow()
     with transaction() as session:
-        [one] = delivering.claim(session, [id], now, now + timedelta(minutes=5), Delivered())
+        [one], _ = claims.claim(session, [id], now, now + timedelta(minutes=5))
         return one
 
 
 def record(one: Claimed, verdict: Verdict, now: datetime | None = None) -> Delivery:
     """Record a verdict; gives the row after it."""
     with transaction() as session:
-        delivering.record(session, one, Outcome(one.id, verdict, "words"), now or utcnow(), Delivered())
+        outcomes.record(session, [(one, Outcome(one.id, verdict, "words"))], now or utcnow())
     return get_delivery(one.id)
 
 
 def take(now: datetime, limit: int = 100) -> dict[int, list[UUID]]:
     """What beat would hand over at this moment."""
     with transaction() as session:
-        return delivering.take_due(session, now, limit)
+        return dispatch.take_due(session, now, limit)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_a_late_give_back_leaves_a_newer_claim_alone() -> None:
     change_delivery(id, status="pending")
     claim(id)
     with transaction() as session:
-        delivering.give_back(session, [old], utcnow())
+        claims.give_back(session, [old], utcnow())
     assert ("sending", 2) == (get_delivery(id).status, get_delivery(id).attempts)
 
 
@@ -275,11 +278,11 @@ def test_hold_claims_one_mail_at_a_time(configure: Configure) -> None:
     seen = []
     with ScriptedSmtp() as server:
         configure(SMTP_URL=server.url + "?tls=none", UNKNOWN_POLICY="hold")
-        original = delivering.claim
+        original = claims.claim
 
-        def watched(*args: object) -> list[Claimed]:
+        def watched(*args: object) -> tuple[list[Claimed], int]:
             claimed = original(*args)  # type: ignore[arg-type]
-            seen.append(len(claimed))
+            seen.append(len(claimed[0]))
             return claimed
 
         with pytest.MonkeyPatch.context() as patch:

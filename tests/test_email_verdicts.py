@@ -7,6 +7,7 @@ import pytest
 from tests.smtp_servers import (
     EHLO,
     HOST,
+    PIPELINING,
     Act,
     Answer,
     Script,
@@ -14,92 +15,99 @@ from tests.smtp_servers import (
     channel_to,
     parcel,
     real_server,
+    sent,
     verdicts,
 )
 from worker.channels import Verdict
 
+CASES: list[tuple[str, Answer, Verdict]] = [
+    ("greeting", "421 4.3.2 closing", Verdict.THROTTLED),
+    ("greeting", "450 not now", Verdict.TRANSIENT),
+    ("greeting", "554 no SMTP for you", Verdict.MISCONFIGURED),
+    ("greeting", "HTTP/1.1 400 Bad Request", Verdict.TRANSIENT),
+    ("greeting", Act.CUT, Verdict.TRANSIENT),
+    ("greeting", Act.RESET, Verdict.TRANSIENT),
+    ("greeting", Act.STALL, Verdict.TRANSIENT),
+    ("greeting", Act.DRIP, Verdict.TRANSIENT),
+    ("ehlo", "421 closing", Verdict.THROTTLED),
+    ("ehlo", "451 not now", Verdict.TRANSIENT),
+    ("ehlo", "550 bad name", Verdict.SENT),
+    ("ehlo", Act.CUT, Verdict.TRANSIENT),
+    ("ehlo", Act.STALL, Verdict.TRANSIENT),
+    ("ehlo", Act.DRIP, Verdict.TRANSIENT),
+    ("mail", "421 closing", Verdict.THROTTLED),
+    ("mail", "450 4.7.1 slower", Verdict.THROTTLED),
+    ("mail", "451 4.3.0 later", Verdict.TRANSIENT),
+    ("mail", "452 no space", Verdict.THROTTLED),
+    ("mail", "530 5.7.0 log in first", Verdict.MISCONFIGURED),
+    ("mail", "550 5.7.1 not your sender", Verdict.MISCONFIGURED),
+    ("mail", "552 5.3.4 too large", Verdict.PERMANENT),
+    ("mail", "554 5.3.4 too large", Verdict.PERMANENT),
+    ("mail", "354 what?", Verdict.TRANSIENT),
+    ("mail", "nonsense", Verdict.TRANSIENT),
+    ("mail", Act.CUT, Verdict.TRANSIENT),
+    ("mail", Act.STALL, Verdict.TRANSIENT),
+    ("rcpt", "251 will forward", Verdict.SENT),
+    ("rcpt", "421 closing", Verdict.THROTTLED),
+    ("rcpt", "450 4.2.1 busy", Verdict.TRANSIENT),
+    ("rcpt", "450 4.7.1 greylisted", Verdict.THROTTLED),
+    ("rcpt", "451 4.7.1 greylisted", Verdict.THROTTLED),
+    ("rcpt", "451 4.3.0 later", Verdict.TRANSIENT),
+    ("rcpt", "452 4.2.2 full", Verdict.THROTTLED),
+    ("rcpt", "530 5.7.0 log in first", Verdict.MISCONFIGURED),
+    ("rcpt", "550-5.1.1 no such\r\n550 5.1.1 mailbox", Verdict.PERMANENT),
+    ("rcpt", "553 odd address", Verdict.PERMANENT),
+    ("rcpt", Act.CUT, Verdict.TRANSIENT),
+    ("rcpt", Act.RESET, Verdict.TRANSIENT),
+    ("rcpt", Act.STALL, Verdict.TRANSIENT),
+    ("rcpt", Act.DRIP, Verdict.TRANSIENT),
+    ("data", "421 closing", Verdict.THROTTLED),
+    ("data", "451 later", Verdict.TRANSIENT),
+    ("data", "554 no valid recipients", Verdict.PERMANENT),
+    ("data", "250 what?", Verdict.TRANSIENT),
+    ("data", Act.CUT, Verdict.TRANSIENT),
+    ("data", Act.STALL, Verdict.TRANSIENT),
+    ("content", "250 taken", Verdict.SENT),
+    ("content", "421 closing", Verdict.THROTTLED),
+    ("content", "451 4.7.0 slower", Verdict.THROTTLED),
+    ("content", "451 4.3.0 later", Verdict.TRANSIENT),
+    ("content", "452 no space", Verdict.THROTTLED),
+    ("content", "552 too large", Verdict.PERMANENT),
+    ("content", "554 5.7.1 spam", Verdict.PERMANENT),
+    ("content", "354 what?", Verdict.UNKNOWN),
+    ("content", "nonsense", Verdict.UNKNOWN),
+    ("content", Act.CUT, Verdict.UNKNOWN),
+    ("content", Act.RESET, Verdict.UNKNOWN),
+    ("content", Act.STALL, Verdict.UNKNOWN),
+    ("content", Act.DRIP, Verdict.UNKNOWN),
+]
+CASES_OF_LETTERS = [case for case in CASES if case[0] not in ("greeting", "ehlo")]
+
 
 @pytest.mark.parametrize(
-    ("step", "answer", "expected"),
-    [
-        ("greeting", "421 4.3.2 closing", Verdict.THROTTLED),
-        ("greeting", "450 not now", Verdict.TRANSIENT),
-        ("greeting", "554 no SMTP for you", Verdict.MISCONFIGURED),
-        ("greeting", "HTTP/1.1 400 Bad Request", Verdict.TRANSIENT),
-        ("greeting", Act.CUT, Verdict.TRANSIENT),
-        ("greeting", Act.RESET, Verdict.TRANSIENT),
-        ("greeting", Act.STALL, Verdict.TRANSIENT),
-        ("greeting", Act.DRIP, Verdict.TRANSIENT),
-        ("ehlo", "421 closing", Verdict.THROTTLED),
-        ("ehlo", "451 not now", Verdict.TRANSIENT),
-        ("ehlo", "550 bad name", Verdict.SENT),
-        ("ehlo", Act.CUT, Verdict.TRANSIENT),
-        ("ehlo", Act.STALL, Verdict.TRANSIENT),
-        ("ehlo", Act.DRIP, Verdict.TRANSIENT),
-        ("mail", "421 closing", Verdict.THROTTLED),
-        ("mail", "450 4.7.1 slower", Verdict.THROTTLED),
-        ("mail", "451 4.3.0 later", Verdict.TRANSIENT),
-        ("mail", "452 no space", Verdict.THROTTLED),
-        ("mail", "530 5.7.0 log in first", Verdict.MISCONFIGURED),
-        ("mail", "550 5.7.1 not your sender", Verdict.MISCONFIGURED),
-        ("mail", "552 5.3.4 too large", Verdict.PERMANENT),
-        ("mail", "554 5.3.4 too large", Verdict.PERMANENT),
-        ("mail", "354 what?", Verdict.TRANSIENT),
-        ("mail", "nonsense", Verdict.TRANSIENT),
-        ("mail", Act.CUT, Verdict.TRANSIENT),
-        ("mail", Act.STALL, Verdict.TRANSIENT),
-        ("rcpt", "251 will forward", Verdict.SENT),
-        ("rcpt", "421 closing", Verdict.THROTTLED),
-        ("rcpt", "450 4.2.1 busy", Verdict.TRANSIENT),
-        ("rcpt", "450 4.7.1 greylisted", Verdict.THROTTLED),
-        ("rcpt", "451 4.7.1 greylisted", Verdict.THROTTLED),
-        ("rcpt", "451 4.3.0 later", Verdict.TRANSIENT),
-        ("rcpt", "452 4.2.2 full", Verdict.THROTTLED),
-        ("rcpt", "530 5.7.0 log in first", Verdict.MISCONFIGURED),
-        ("rcpt", "550-5.1.1 no such\r\n550 5.1.1 mailbox", Verdict.PERMANENT),
-        ("rcpt", "553 odd address", Verdict.PERMANENT),
-        ("rcpt", Act.CUT, Verdict.TRANSIENT),
-        ("rcpt", Act.RESET, Verdict.TRANSIENT),
-        ("rcpt", Act.STALL, Verdict.TRANSIENT),
-        ("rcpt", Act.DRIP, Verdict.TRANSIENT),
-        ("data", "421 closing", Verdict.THROTTLED),
-        ("data", "451 later", Verdict.TRANSIENT),
-        ("data", "554 no valid recipients", Verdict.PERMANENT),
-        ("data", "250 what?", Verdict.TRANSIENT),
-        ("data", Act.CUT, Verdict.TRANSIENT),
-        ("data", Act.STALL, Verdict.TRANSIENT),
-        ("content", "250 taken", Verdict.SENT),
-        ("content", "421 closing", Verdict.THROTTLED),
-        ("content", "451 4.7.0 slower", Verdict.THROTTLED),
-        ("content", "451 4.3.0 later", Verdict.TRANSIENT),
-        ("content", "452 no space", Verdict.THROTTLED),
-        ("content", "552 too large", Verdict.PERMANENT),
-        ("content", "554 5.7.1 spam", Verdict.PERMANENT),
-        ("content", "354 what?", Verdict.UNKNOWN),
-        ("content", "nonsense", Verdict.UNKNOWN),
-        ("content", Act.CUT, Verdict.UNKNOWN),
-        ("content", Act.RESET, Verdict.UNKNOWN),
-        ("content", Act.STALL, Verdict.UNKNOWN),
-        ("content", Act.DRIP, Verdict.UNKNOWN),
-    ],
+    ("step", "answer", "expected", "offer"),
+    [(*case, EHLO) for case in CASES] + [(*case, PIPELINING) for case in CASES_OF_LETTERS],
 )
-def test_every_answer_has_its_verdict(step: str, answer: Answer, expected: Verdict) -> None:
+def test_every_answer_has_its_verdict(step: str, answer: Answer, expected: Verdict, offer: str) -> None:
     """Each way to refuse, break or stall has its verdict, in time; the next call finds a usable channel."""
     good = {"greeting": "220 hello", "ehlo": EHLO, "data": "354 go on"}.get(step, "250 ok")
-    script: Script = {step: [answer, good]}
+    script: Script = {"ehlo": offer, step: [answer, good]}
     with ScriptedSmtp(script) as server, channel_to(server.url, timeout=0.3) as channel:
         started = time.monotonic()
-        assert [expected] == verdicts(channel.send([parcel()]))
+        assert [expected] == verdicts(channel, [parcel()])
         assert time.monotonic() - started < 2
 
-        assert [Verdict.SENT] == verdicts(channel.send([parcel()]))
+        assert [Verdict.SENT] == verdicts(channel, [parcel()])
 
 
-@pytest.mark.parametrize("act", [Act.CUT, Act.RESET, Act.STALL])
+@pytest.mark.parametrize("act", [Act.CUT, Act.RESET, Act.STALL, Act.FLOOD])
 def test_a_break_before_the_final_dot_is_no_risk(act: Act) -> None:
-    """When the content could not be written to its end, the server cannot have taken it: try again."""
-    with ScriptedSmtp(during=act) as server, channel_to(server.url, timeout=0.3) as channel:
-        [outcome] = channel.send([parcel(text="long " * 3_000_000)])
+    """When the content could not be written to its end, the server cannot have taken it: try again.
+
+    Nor do both sides wait for each other for ever, where the server floods and does not read.
+    """
+    with ScriptedSmtp({"ehlo": PIPELINING}, during=act) as server, channel_to(server.url, timeout=0.3) as channel:
+        [outcome] = sent(channel, [parcel(text="long " * 1_500_000)])
 
     assert (Verdict.TRANSIENT, "DATA") == (outcome.verdict, outcome.detail.partition(":")[0])
 
@@ -112,7 +120,7 @@ def test_no_server_is_transient(url: str) -> None:
     with socket.socket() as closed:
         closed.bind((HOST, 0))
         with channel_to(url.format(port=closed.getsockname()[1])) as channel:
-            [outcome] = channel.send([parcel()])
+            [outcome] = sent(channel, [parcel()])
 
     assert Verdict.TRANSIENT == outcome.verdict
     assert outcome.detail in ("connect: connection refused", "connect: host name not found")
@@ -126,7 +134,7 @@ def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
             while True:
                 waiting.enter_context(socket.create_connection((HOST, port), timeout=0.2))
         with channel_to(f"smtp://{HOST}:{port}", timeout=0.3) as channel:
-            [outcome] = channel.send([parcel()])
+            [outcome] = sent(channel, [parcel()])
 
     assert (Verdict.TRANSIENT, "connect: no answer in time") == (outcome.verdict, outcome.detail)
 
@@ -134,7 +142,7 @@ def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
 def test_a_message_above_the_servers_size_is_not_sent() -> None:
     """A declared SIZE decides before MAIL FROM; the connection serves the next parcel."""
     with ScriptedSmtp({"ehlo": "250-x\r\n250 SIZE 2000"}) as server, channel_to(server.url) as channel:
-        large, small = channel.send([parcel(text="x" * 2000), parcel()])
+        large, small = sent(channel, [parcel(text="x" * 2000), parcel()])
 
         assert (Verdict.PERMANENT, Verdict.SENT) == (large.verdict, small.verdict)
         assert "SIZE" in large.detail
@@ -145,19 +153,19 @@ def test_a_message_above_the_servers_size_is_not_sent() -> None:
 def test_a_server_without_a_size_takes_any(ehlo: str) -> None:
     """No SIZE, SIZE without a number and SIZE 0 all mean that no limit is declared (RFC 1870)."""
     with ScriptedSmtp({"ehlo": ehlo}) as server, channel_to(server.url) as channel:
-        assert [Verdict.SENT] == verdicts(channel.send([parcel()]))
+        assert [Verdict.SENT] == verdicts(channel, [parcel()])
 
 
 def test_international_addresses_need_smtputf8() -> None:
     """An international local part is sent where SMTPUTF8 is offered; elsewhere it can never be; domains always can."""
     with real_server(enable_SMTPUTF8=True) as mailbox, channel_to(mailbox.url) as channel:
-        assert [Verdict.SENT] * 2 == verdicts(channel.send([parcel("jürgen@bücher.example"), parcel()]))
+        assert [Verdict.SENT] * 2 == verdicts(channel, [parcel("jürgen@bücher.example"), parcel()])
         assert "jürgen@xn--bcher-kva.example" == mailbox.taken[0].recipient
         assert "SMTPUTF8" in mailbox.taken[0].options
         assert "SMTPUTF8" not in mailbox.taken[1].options
 
     with ScriptedSmtp({"ehlo": "250 x"}) as server, channel_to(server.url) as channel:
-        local, domain = channel.send([parcel("jürgen@example.com"), parcel("jane@bücher.example")])
+        local, domain = sent(channel, [parcel("jürgen@example.com"), parcel("jane@bücher.example")])
         assert (Verdict.PERMANENT, Verdict.SENT) == (local.verdict, domain.verdict)
         assert "SMTPUTF8" in local.detail
         assert "RCPT TO:<jane@xn--bcher-kva.example>" in server.commands
@@ -180,7 +188,7 @@ def test_international_addresses_need_smtputf8() -> None:
 def test_no_detail_holds_an_address(step: str, code: int, address: str, words: str, secrets: list[str]) -> None:
     """Whatever the server repeats, the outcome says phase, code and words without the address."""
     with ScriptedSmtp({step: f"{code} 5.1.1 {words}"}) as server, channel_to(server.url) as channel:
-        [outcome] = channel.send([parcel(address)])
+        [outcome] = sent(channel, [parcel(address)])
 
     assert not [secret for secret in secrets if secret in outcome.detail.lower()]
     if code > 250 or step == "content":
@@ -192,7 +200,7 @@ def test_a_detail_is_short_and_printable() -> None:
     """Long, many-lined and undecodable words are cut to 300 characters on one line, without control characters."""
     lines = "".join(f"550-5.1.1 line \x1b[31m \u202e\x07 {number} {'x' * 40}\r\n" for number in range(50))
     with ScriptedSmtp({"rcpt": f"{lines}550 5.1.1 end"}) as server, channel_to(server.url) as channel:
-        [outcome] = channel.send([parcel()])
+        [outcome] = sent(channel, [parcel()])
 
     assert Verdict.PERMANENT == outcome.verdict
     assert outcome.detail.startswith("RCPT: 550 5.1.1 line [31m 0 x")
@@ -204,7 +212,7 @@ def test_a_detail_is_short_and_printable() -> None:
 def test_a_reply_that_does_not_end_is_not_read_to_the_end(flood: Answer) -> None:
     """A server that floods instead of answering is left, with one long line or many short ones."""
     with ScriptedSmtp({"rcpt": [flood, "250 ok"]}) as server, channel_to(server.url) as channel:
-        flooded, next_one = channel.send([parcel(), parcel()])
+        flooded, next_one = sent(channel, [parcel(), parcel()])
 
     assert (Verdict.TRANSIENT, "RCPT: not an SMTP reply") == (flooded.verdict, flooded.detail)
     assert Verdict.SENT == next_one.verdict

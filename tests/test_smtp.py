@@ -15,6 +15,7 @@ from tests.smtp_servers import (
     channel_to,
     parcel,
     real_server,
+    sent,
     server_context,
 )
 from worker.channels import Outcome, Verdict
@@ -36,7 +37,7 @@ def ca(authority: trustme.CA, tmp_path: Path) -> str:
 
 def sent_to(url: str, timeout: float = 5) -> Outcome:
     with channel_to(url, timeout) as channel:
-        [outcome] = channel.send([parcel()])
+        [outcome] = sent(channel, [parcel()])
     return outcome
 
 

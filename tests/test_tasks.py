@@ -17,7 +17,7 @@ from worker import celery as root
 from worker import directory_tasks, inbox_tasks, recipients, tasks
 from worker.celery import make_app
 from worker.database import transaction, utcnow
-from worker.deliver import take_due
+from worker.dispatch import take_due
 from worker.errors import IdempotencyConflict, InvalidRequest, PartlyRefused, UnknownEvent
 from worker.ids import uuid7
 from worker.models import Delivery, GroupMember, Notification, Preference, PurgeRun, Recipient, Request, Suppression
@@ -146,6 +146,18 @@ def test_beat_finds_what_nobody_took(broker: Celery) -> None:
     for queue, bulk in (("notifications", False), ("bulk", True)):
         assert [("notifications.create_pending", {"bulk": bulk})] == published(broker, queue)
     assert {"deliveries": 0} == tasks.dispatch_due()
+
+
+def test_no_more_is_handed_over_than_workers_take(broker: Celery, configure: Configure) -> None:
+    """A backlog stays in the database while messages wait; a full batch that is done makes room for the next."""
+    configure(DELIVER_BATCH=2, SMTP_URL=f"smtp://127.0.0.1:{free_port()}?tls=none")
+    put_deliveries(100)
+    most = 2 * tasks.DISPATCH_AHEAD
+    assert [{"deliveries": most}, {"deliveries": 0}] == [tasks.dispatch_due(), tasks.dispatch_due()]
+    first, *others = published(broker, "email")
+    assert tasks.DISPATCH_AHEAD == 1 + len(others)
+    assert 2 == tasks.deliver(**first[1])["later"]
+    assert tasks.DISPATCH_AHEAD == len(published(broker, "email"))
 
 
 def test_a_purge_that_runs_out_of_time_goes_on(broker: Celery, configure: Configure) -> None:

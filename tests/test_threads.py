@@ -6,10 +6,9 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.store import LATER, ask, create, enqueue, rows, take
-from worker import deliver, recipients
+from worker import claims, recipients
 from worker.create import Created
 from worker.database import transaction
-from worker.deliver import Delivered
 from worker.errors import UnknownParent
 from worker.ids import derive
 from worker.models import Delivery, Notification
@@ -112,7 +111,7 @@ def test_the_mail_refers_to_its_thread(engine: Engine) -> None:
         create(chain[-1])
     mails = [derive(derive(request.id, "paul"), "email") for request in chain]
     with transaction() as session:
-        claimed = deliver.claim(session, mails, LATER, LATER, Delivered())
+        claimed, _ = claims.claim(session, mails, LATER, LATER)
     found = {one.id: one.parcel.references for one in claimed}
     assert () == found[mails[0]]
     assert (mails[0],) == found[mails[1]]

@@ -13,11 +13,10 @@ from celery.schedules import crontab
 from celery.signals import worker_init
 from kombu import Queue
 from pydantic import ValidationError, validate_call
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from worker import transport
-from worker.database import check_schema, get_engine
+from worker.database import UNAVAILABLE, check_schema, get_engine
 from worker.errors import BellhopError, InvalidRequest, StoreUnavailable, UnexpectedError
 from worker.events import get_events
 from worker.request import complaints
@@ -60,7 +59,7 @@ class BellhopTask(Task):
             return super().__call__(**kwargs)
         except (BellhopError, Retry, Ignore, Reject):
             raise
-        except (OperationalError, InterfaceError, PoolTimeout) as error:
+        except UNAVAILABLE as error:
             # None would stand for Celery's default of three.
             self._later(
                 StoreUnavailable(f"the database could not be reached or did not answer ({_name(error)})"), sys.maxsize

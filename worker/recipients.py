@@ -34,7 +34,7 @@ from worker.formats import zone as check_zone
 from worker.models import GroupMember, Preference, Recipient, Suppression
 from worker.request import NotificationRequest
 from worker.request import Recipient as Entry
-from worker.rows import chunks
+from worker.rows import chunks, is_in
 
 __all__ = [
     "Addressee", "Directory", "add_members", "as_dict", "audience", "delete", "erase", "export", "find", "get",
@@ -187,8 +187,8 @@ def suppressed(session: Session, addresses: Iterable[str]) -> set[str]:
     wanted = sorted({address.lower() for address in addresses})
     found: set[str] = set()
     for chunk in chunks(wanted):
-        statement = select(Suppression.address).where(Suppression.channel == "email", Suppression.address.in_(chunk))
-        found.update(session.scalars(statement))
+        statement = select(Suppression.address).where(Suppression.channel == "email")
+        found.update(session.scalars(statement.where(is_in(session, Suppression.address, chunk))))
     return found
 
 

@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     """For every answer of the mail server but the last."""
     smtp_data_timeout_seconds: Seconds = 60
     """For the answer to a mail's content: given up too early, a mail that was accepted is sent again."""
+    smtp_connections: Count = 4
+    """Connections that one process sends over at the same time; a worker has as many as its concurrency."""
+    record_window: Count = 20
+    """Emails per process that the server may have taken and that are not recorded yet: a killed process sends up to
+    so many again."""
     email_from: str = "Bellhop <bellhop@localhost>"
 
     default_lang: str = "en"
@@ -65,7 +70,7 @@ class Settings(BaseSettings):
 
     create_batch: Count = 1000
     """Recipients created in one transaction; larger audiences are fanned out."""
-    deliver_batch: Count = 50
+    deliver_batch: Count = 500
     """Deliveries claimed and sent by one task."""
     lease_seconds: Seconds = 300
     """A claimed delivery whose worker says nothing for this long is taken up again."""

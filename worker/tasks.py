@@ -11,7 +11,7 @@ from celery.exceptions import OperationalError as PublishError
 from pydantic import AwareDatetime
 
 from worker import deliver as delivering
-from worker import pending
+from worker import dispatch, pending
 from worker import purge as purging
 from worker import retract as retracting
 from worker.celery import app, task
@@ -26,8 +26,11 @@ log = logging.getLogger(__name__)
 
 #: Waiting requests created by one wake-up, in one transaction.
 PENDING_BATCH = 200
-#: Deliveries handed over by one look of beat.
-DISPATCH_BATCH = 5_000
+#: Messages that may wait in an email queue before due deliveries stay in the database instead.
+DISPATCH_AHEAD = 16
+#: Batches that what is handed over at once is cut into, so that several workers share it, as far as it is worth it.
+SHARES = 4
+LEAST_BATCH = 50
 #: Email queue by urgency.
 EMAIL_QUEUES = {URGENCY["high"]: "email_high", URGENCY["normal"]: "email"}
 
@@ -115,19 +118,44 @@ def wake_pending(*, bulk: bool) -> None:
 def deliver(*, delivery_ids: list[UUID]) -> dict[str, int]:
     """Claim these deliveries and send them."""
     done = delivering.deliver(transaction, delivery_ids)
+    if len(delivery_ids) >= get_settings().deliver_batch:
+        # There is a backlog: it goes on at the workers' pace, not at beat's.
+        _hand_over_due()
     return {name: getattr(done, name) for name in ("sent", "later", "failed", "skipped", "given_back")}
 
 
 @task("notifications.dispatch_due")
 def dispatch_due() -> dict[str, int]:
     """Hand over what is due or was abandoned, and wake the creation of requests that nobody took."""
+    deliveries = _hand_over_due()
     with transaction() as session:
-        due = delivering.take_due(session, utcnow(), DISPATCH_BATCH)
         waiting = [bulk for bulk in (False, True) if pending.has_pending(session, bulk=bulk)]
-    hand_over(due)
     for bulk in waiting:
         wake_pending(bulk=bulk)
-    return {"deliveries": sum(map(len, due.values()))}
+    return {"deliveries": deliveries}
+
+
+def _hand_over_due() -> int:
+    """Hand over what is due, as far as the workers are not behind with what they have."""
+    room = {urgency: DISPATCH_AHEAD - _waiting(queue) for urgency, queue in EMAIL_QUEUES.items()}
+    due: dict[int, list[UUID]] = {}
+    with transaction() as session:
+        for urgency, messages in room.items():
+            due |= dispatch.take_due(session, utcnow(), messages * get_settings().deliver_batch, [urgency])
+    hand_over(due)
+    return sum(map(len, due.values()))
+
+
+def _waiting(queue: str) -> int:
+    """How many messages wait in a queue; where the broker does not tell, as many as may."""
+    with app.connection_or_acquire() as connection:
+        try:
+            with connection.channel() as channel:
+                return int(app.amqp.queues[queue].bind(channel).queue_declare(passive=True).message_count)
+        except connection.channel_errors:
+            return 0  # Redis has no empty lists
+        except connection.connection_errors:
+            return DISPATCH_AHEAD
 
 
 @task("notifications.purge_seen")
@@ -163,9 +191,13 @@ def cancel(*, id: UUID | None = None, idempotency_key: str | None = None) -> dic
 
 
 def hand_over(due: dict[int, list[UUID]]) -> None:
-    """Publish deliveries in batches, urgent ones to their own queue. If the broker is away, beat finds them."""
-    size = get_settings().deliver_batch
+    """Publish deliveries in batches that several workers share, urgent ones to their own queue.
+
+    If the broker is away, beat finds them.
+    """
+    most = get_settings().deliver_batch
     for urgency, ids in sorted(due.items()):
+        size = min(most, max(LEAST_BATCH, len(ids) // SHARES))
         for start in range(0, len(ids), size):
             batch = [str(id) for id in ids[start : start + size]]
             if not publish("notifications.deliver", queue=EMAIL_QUEUES[urgency], delivery_ids=batch):

@@ -13,8 +13,8 @@ from tests.flow.system import System
 from tests.servers import PostgresServer, RedisTestServer, wait_until
 from worker.embedded.smtp import MailCatcher
 
-#: Worker processes that send at the same time: each may have one mail in the acceptance instant when it is killed.
-SENDERS = 2
+#: Worker processes that send at the same time, and mails that each may have out unrecorded when it is killed.
+SENDERS, RECORD_WINDOW = 2, 20
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_kill_of_every_worker_process_loses_and_doubles_nothing(
     record_property("mails sent again", doubled)
     print(f"\nkilled after {before} mails: {doubled} mails sent again")
     assert 500 == rows == len(copies)
-    assert doubled <= SENDERS
+    assert doubled <= SENDERS * RECORD_WINDOW
 
 
 def test_worker_survives_a_redis_restart(system: System) -> None:

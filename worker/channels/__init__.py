@@ -4,7 +4,7 @@ A channel is any object with the shape of `Channel`. To add one, write `worker/c
 factory in `CHANNELS`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -46,6 +46,8 @@ class Parcel:
     """Attachments, and inline images, which have a Content-ID."""
     references: tuple[UUID, ...] = ()
     """The deliveries of the notifications that this one answers, the thread's first one first, the parent's last."""
+    content_key: UUID | None = None
+    """Parcels with an equal key have equal parts, files and lang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,15 @@ class Outcome:
 
 
 class Channel(Protocol):
-    """Carries parcels. Holds connections, never a database session."""
+    """Carries parcels, several at the same time if it can. Holds connections, never a database session."""
 
-    def send(self, parcels: Iterable[Parcel]) -> Iterator[Outcome]:
-        """Yield one outcome per parcel, in order, each as soon as it is known.
+    def send(self, parcels: Iterable[Parcel | None]) -> Iterator[Sequence[Outcome]]:
+        """Yield one outcome per parcel, in any order, each as soon as it is known, those known together in one group.
 
-        The caller records an outcome before it asks for the next one, and may stop early (closing the generator).
+        None in place of a parcel means that there is none to carry at the moment: it is asked for again soon.
+        The caller records a group before it asks for the next one. A channel takes a parcel when it is about to carry
+        it, and has at most RECORD_WINDOW parcels out that the other side may have taken and the caller has not
+        recorded. The caller may stop early (closing the generator): what was taken then has no outcome.
         Never raises for what the other side does; programming errors pass through.
         """
         ...

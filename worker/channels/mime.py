@@ -11,7 +11,9 @@ from base64 import b64encode, encodebytes
 from binascii import b2a_qp
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from email.utils import format_datetime, getaddresses
+from functools import lru_cache
 from urllib.parse import quote
 from uuid import UUID
 
@@ -53,10 +55,17 @@ class Letter:
 
     sender: str
     recipient: str
-    content: bytes
-    """Lines end in CRLF; not dot-stuffed."""
+    head: bytes
+    """The headers of this letter alone."""
+    rest: bytes
+    """The other headers and the body, as one object for all letters of a content; dot-stuffed (RFC 5321, 4.5.2)."""
     smtputf8: bool
     """The server must offer SMTPUTF8 (RFC 6531): the recipient's local part is not ASCII."""
+
+    @property
+    def size(self) -> int:
+        """Octets, as SIZE counts them (RFC 1870), or a few more."""
+        return len(self.head) + len(self.rest)
 
 
 def parse_sender(email_from: str) -> Sender:
@@ -101,25 +110,44 @@ def ascii_domain(domain: str) -> str | None:
     return domain if _DOMAIN.fullmatch(domain) else None
 
 
-def compose(parcel: Parcel, sender: Sender) -> Letter | None:
-    """Write the message of a parcel; None if its address is malformed."""
+def compose(parcel: Parcel, sender: Sender, written: dict[UUID, bytes]) -> Letter | None:
+    """Write the message of a parcel; None if its address is malformed.
+
+    `written` keeps what parcels of an equal `content_key` share, for the next one of them.
+    """
     recipient = envelope_address(parcel.address)
     if recipient is None:
         return None
-    content = (
+    head = (
         f"From: {sender.header}\r\n"
         f"To: {recipient}\r\n"
-        f"Subject: {_unstructured(parcel.parts['subject'])}\r\n"
-        f"Date: {format_datetime(parcel.created_at)}\r\n"
+        f"Date: {_date(parcel.created_at)}\r\n"
         f"Message-ID: <{parcel.delivery_id}@{sender.domain}>\r\n"
         f"{_thread(parcel, sender)}"
+    )
+    rest = written.get(parcel.content_key) if parcel.content_key else None
+    if rest is None:
+        rest = _rest(parcel)
+        if parcel.content_key:
+            written[parcel.content_key] = rest
+    return Letter(sender.address, recipient, head.encode(), rest, smtputf8=not recipient.isascii())
+
+
+@lru_cache(maxsize=16)
+def _date(created_at: datetime) -> str:
+    return format_datetime(created_at)
+
+
+def _rest(parcel: Parcel) -> bytes:
+    text = (
+        f"Subject: {_unstructured(parcel.parts['subject'])}\r\n"
         # RFC 3834: no vacation notes in answer; the second line tells the servers that do not know the first.
         "Auto-Submitted: auto-generated\r\n"
         "X-Auto-Response-Suppress: All\r\n"
         "MIME-Version: 1.0\r\n"
         f"{_body(parcel)}"
     )
-    return Letter(sender.address, recipient, content.encode(), smtputf8=not recipient.isascii())
+    return text.encode().replace(b"\r\n.", b"\r\n..")
 
 
 def _thread(parcel: Parcel, sender: Sender) -> str:

@@ -1,4 +1,6 @@
-"""One SMTP connection (RFC 5321): its failures say in which phase they came, and what they mean for a delivery.
+"""Opening and leaving an SMTP connection (RFC 5321); failures say in which phase they came, and what they mean.
+
+What is between, the letters, is the dialogue's.
 
 Built on smtplib's low-level verbs. Connecting, reading replies and the login are our own: with smtplib a server that
 drips its reply byte by byte, or never ends it, outlasts every time-out; a wrong password is tried once per mechanism;
@@ -6,7 +8,6 @@ and one that is not ASCII cannot be sent.
 """
 
 import os
-import re
 import smtplib
 import socket
 import ssl
@@ -15,16 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from time import monotonic
-from typing import Self
 
 from worker.channels import Verdict
-from worker.channels.mime import Letter
+from worker.channels.replies import NotSmtp, Replies
 from worker.channels.smtp_url import SmtpServer
 
-_MAX_REPLY = 65536
-"""Octets of one reply; a server that says more is not understood."""
-_END_OF_DATA = "end of DATA"
-_REPLY_LINE = re.compile(rb"[2-5]\d\d[ \r\n-]")
+END_OF_DATA = "end of DATA"
 _LOGIN_CODES = frozenset({530, 534, 535, 538})
 """Authentication or encryption required, login refused (RFC 4954, RFC 3207): never the address's fault."""
 
@@ -41,29 +38,28 @@ class Failure(Exception):
 def _verdict(phase: str, code: int | None, words: str) -> Verdict:
     """Judge a phase by the server's answer (RFC 5321 4.2, RFC 3463); an answer that makes no sense is no answer."""
     if code is None or code < 400:
-        return Verdict.UNKNOWN if phase == _END_OF_DATA else Verdict.TRANSIENT
+        return Verdict.UNKNOWN if phase == END_OF_DATA else Verdict.TRANSIENT
     if code in (421, 452) or (code in (450, 451) and words.startswith("4.7.")):
         return Verdict.THROTTLED
     if code < 500:
         return Verdict.TRANSIENT
     too_large = code == 552 or words.startswith("5.3.4")
-    judges_address = phase in ("RCPT", "DATA", _END_OF_DATA) or (phase == "MAIL" and too_large)
+    judges_address = phase in ("RCPT", "DATA", END_OF_DATA) or (phase == "MAIL" and too_large)
     return Verdict.PERMANENT if judges_address and code not in _LOGIN_CODES else Verdict.MISCONFIGURED
 
 
 class Session(smtplib.SMTP):
-    """A connection that greeted, is encrypted and logged in as SMTP_URL says, and carries letters one by one.
+    """A connection that greeted, is encrypted and logged in as SMTP_URL says.
 
     It is closed as soon as it is of no more use: after a silence, a broken connection or a 421.
     """
 
     def __init__(self, server: SmtpServer, context: ssl.SSLContext | None, timeout: float, data_timeout: float) -> None:
-        """Connect; `timeout` is in seconds, for each phase but the last, which has its own. Raises Failure."""
+        """Connect; `timeout` is in seconds, for each answer but the one to a content. Raises Failure."""
         super().__init__(local_hostname=_own_name(), timeout=timeout)
-        self._patience, self._data_timeout = timeout, data_timeout
+        self.data_timeout = data_timeout
         self._server, self._context = server, context
-        self._received = bytearray()
-        self._unfinished = False
+        self._replies = Replies()
         self._pid = os.getpid()
         try:
             self._open()
@@ -76,52 +72,19 @@ class Session(smtplib.SMTP):
         """False once closed, and in a child that was forked after connecting."""
         return self.sock is not None and self._pid == os.getpid()
 
-    def begin(self, letter: Letter) -> Self:
-        """Have the sender accepted (MAIL FROM); until then nothing has been risked. Raises Failure."""
-        limit = self.esmtp_features.get("size", "")
-        if limit.isdecimal() and 0 < int(limit) < len(letter.content):
-            raise Failure("MAIL", None, "the message is larger than the server's SIZE", Verdict.PERMANENT)
-        if letter.smtputf8 and not self.has_extn("smtputf8"):
-            raise Failure("MAIL", None, "the address needs SMTPUTF8, which the server lacks", Verdict.PERMANENT)
-        if self._unfinished:
-            self._reset()
-        self._unfinished = True
-        size = f" SIZE={len(letter.content)}" if self.has_extn("size") else ""
-        utf8 = " BODY=8BITMIME SMTPUTF8" if letter.smtputf8 else ""
-        self._ask("MAIL", f"MAIL FROM:<{letter.sender}>{size}{utf8}")
-        return self
-
-    def finish(self, letter: Letter) -> str:
-        """Send a letter that has begun and return the server's words of acceptance. Raises Failure."""
-        self._ask("RCPT", f"RCPT TO:<{letter.recipient}>")
-        self._ask("DATA", "DATA", expected=3)
-        # One write: when it fails, the kernel has not taken its last octet, so the server never saw the final dot.
-        self._write("DATA", letter.content.replace(b"\r\n.", b"\r\n..") + b".\r\n")
-        self._patience = self._data_timeout
-        words = self._expect(_END_OF_DATA, 2)
-        self._patience = self.timeout
-        self._unfinished = False
-        return words
-
     def leave(self) -> None:
         """Say QUIT and close; a server that does not answer is left without it."""
-        if self.alive:
+        if self.alive and self.sock:
+            self.sock.settimeout(self.timeout)
             with suppress(Failure):
                 self._ask("QUIT", "QUIT")
         self.close()
-
-    def _reset(self) -> None:
-        try:
-            self._ask("RSET", "RSET")
-        except Failure:
-            self.close()
-            raise
 
     def _open(self) -> None:
         try:
             self.sock = _connect(self._server.host, self._server.port, self.timeout)
         except OSError as error:
-            raise Failure("connect", None, _reason(error)) from None
+            raise Failure("connect", None, reason(error)) from None
         if self._server.tls == "implicit":
             self._encrypt()
         self._expect("greeting", 2)
@@ -149,7 +112,7 @@ class Session(smtplib.SMTP):
         assert self._context is not None
         assert self.sock is not None
         # What came before the handshake was not said by the server we are about to verify (RFC 3207 4.2).
-        self._received.clear()
+        self._replies.forget()
         try:
             # Python leaks the socket that it wraps when the connection is already gone.
             self.sock.getpeername()
@@ -161,7 +124,7 @@ class Session(smtplib.SMTP):
         except ssl.SSLError as error:
             raise Failure("TLS", None, error.reason or "handshake failed", Verdict.MISCONFIGURED) from None
         except OSError as error:
-            raise Failure("TLS", None, _reason(error)) from None
+            raise Failure("TLS", None, reason(error)) from None
 
     def _log_in(self, user: str, password: str) -> None:
         offered = self.esmtp_features.get("auth", "").upper().split()
@@ -203,43 +166,24 @@ class Session(smtplib.SMTP):
 
     def getreply(self) -> tuple[int, bytes]:
         """Read one reply, all of it within the time-out. Raises SMTPServerDisconnected, and closes."""
+        deadline = monotonic() + self.timeout
         try:
-            lines = self._read_lines(monotonic() + self._patience)
+            while (reply := self._replies.take()) is None:
+                self._replies.hear(self._receive(deadline))
         except OSError as error:
             self.close()
             raise smtplib.SMTPServerDisconnected from error
-        return int(lines[-1][:3]), b"\n".join(line[4:].strip() for line in lines)
+        return reply
 
-    def _read_lines(self, deadline: float) -> list[bytes]:
-        lines: list[bytes] = []
-        left = _MAX_REPLY
-        while not lines or lines[-1][3:4] == b"-":
-            line = self._read_line(deadline)
-            left -= len(line)
-            if left < 0 or not _REPLY_LINE.match(line):
-                raise _NotSmtp
-            lines.append(line)
-        return lines
-
-    def _read_line(self, deadline: float) -> bytes:
+    def _receive(self, deadline: float) -> bytes:
         if self.sock is None:
             raise ConnectionError
-        while (end := self._received.find(b"\n") + 1) == 0:
-            if len(self._received) > _MAX_REPLY:
-                raise _NotSmtp
-            self.sock.settimeout(max(deadline - monotonic(), 0.001))
-            chunk = self.sock.recv(4096)
-            self.sock.settimeout(self.timeout)
-            if not chunk:
-                raise ConnectionError
-            self._received += chunk
-        line = bytes(self._received[:end])
-        del self._received[:end]
-        return line
-
-
-class _NotSmtp(OSError):
-    """The server's words are no SMTP reply."""
+        self.sock.settimeout(max(deadline - monotonic(), 0.001))
+        octets = self.sock.recv(4096)
+        self.sock.settimeout(self.timeout)
+        if not octets:
+            raise ConnectionError
+        return octets
 
 
 @contextmanager
@@ -248,10 +192,10 @@ def _during(phase: str) -> Iterator[None]:
         yield
     except smtplib.SMTPServerDisconnected as error:
         # smtplib raises it while handling the socket's own error, which says more.
-        raise Failure(phase, None, _reason(error.__context__)) from None
+        raise Failure(phase, None, reason(error.__context__)) from None
 
 
-def _reason(error: BaseException | None) -> str:
+def reason(error: BaseException | None) -> str:
     """Say why there was no answer, in words of our own: the error's may name addresses."""
     match error:
         case TimeoutError():
@@ -260,7 +204,7 @@ def _reason(error: BaseException | None) -> str:
             return "connection refused"
         case socket.gaierror():
             return "host name not found"
-        case _NotSmtp():
+        case NotSmtp():
             return "not an SMTP reply"
         case OSError(errno=int(number)) if not isinstance(error, ConnectionError):
             return os.strerror(number)

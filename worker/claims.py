@@ -1,0 +1,137 @@
+"""Claiming deliveries: of two workers that want the same one, only one gets it, until its lease ends."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from worker.attachments import File
+from worker.channels import Parcel
+from worker.events import get_events
+from worker.models import AttachmentContent, Delivery, Notification
+from worker.recipients import suppressed
+from worker.rows import is_in
+from worker.threads import references
+
+_CLAIMED = (
+    Delivery.id,
+    Delivery.notification_id,
+    Delivery.channel,
+    Delivery.address,
+    Delivery.parts,
+    Delivery.urgency,
+    Delivery.attempts,
+    Delivery.due_at,
+    Delivery.expire_at,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A delivery that is ours until the lease ends; `attempts` tells our claim from a later one."""
+
+    id: UUID
+    channel: str
+    attempts: int
+    parcel: Parcel
+
+
+def claim(
+    session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime
+) -> tuple[list[Claimed], int]:
+    """Take what is pending and due, urgent and oldest first; what must not be sent is skipped, with why.
+
+    Gives what is ours now, and how many were skipped.
+    """
+    rows = _take(session, delivery_ids, now, lease_until)
+    about = _notifications(session, [row.notification_id for row in rows])
+    contents = _contents(session, rows)
+    above = references(session, about)
+    refused = suppressed(session, [row.address for row in rows if row.address])
+    claimed, skipped = [], defaultdict(list)
+    for row in rows:
+        notification = about[row.notification_id]
+        reason = _why_not(row, notification, refused, contents, now)
+        if reason:
+            skipped[reason].append(row.id)
+        else:
+            parcel = _parcel(row, notification, contents, above.get(notification.id, ()))
+            claimed.append(Claimed(row.id, row.channel, row.attempts, parcel))
+    for reason, ids in skipped.items():
+        values = {"status": "skipped", "reason": reason, "parts": None}
+        session.execute(update(Delivery).where(is_in(session, Delivery.id, ids)).values(values))
+    return claimed, sum(map(len, skipped.values()))
+
+
+def _take(session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime) -> list[Any]:
+    open_ones = (
+        select(Delivery.id)
+        .where(is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Delivery)
+        .where(Delivery.id.in_(open_ones.scalar_subquery()))
+        .values(status="sending", attempts=Delivery.attempts + 1, lease_until=lease_until)
+        .returning(*_CLAIMED)
+        .execution_options(synchronize_session=False)
+    )
+    return sorted(session.execute(statement), key=lambda row: (row.urgency, row.due_at, row.id))
+
+
+def _notifications(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
+    about = select(Notification.id, Notification.lang, Notification.event_config_name, Notification.created_at)
+    statement = about.add_columns(Notification.parent_id, Notification.thread_id)
+    return {row.id: row for row in session.execute(statement.where(is_in(session, Notification.id, ids)))}
+
+
+def _contents(session: Session, rows: Sequence[Any]) -> dict[str, bytes]:
+    wanted = {sha256 for row in rows for _, _, sha256, _ in _files(row)}
+    if not wanted:
+        return {}
+    statement = select(AttachmentContent.sha256, AttachmentContent.content)
+    kept = session.execute(statement.where(AttachmentContent.sha256.in_(wanted)))
+    return {sha256: content for sha256, content in kept}
+
+
+def _files(row: Any) -> list[tuple[str, str, str, str | None]]:
+    files: list[tuple[str, str, str, str | None]] = (row.parts or {}).get("files", [])
+    return files
+
+
+def _why_not(
+    row: Any, notification: Any, refused: set[str], contents: Mapping[str, bytes], now: datetime
+) -> str | None:
+    """What has changed since the delivery was written."""
+    event = get_events().get(notification.event_config_name)
+    if row.expire_at and row.expire_at <= now:
+        return "expired"
+    if (row.address or "").lower() in refused:
+        return "suppressed"
+    if any(sha256 not in contents for _, _, sha256, _ in _files(row)):
+        return "attachment_gone"
+    return "event_inactive" if event and not event.active else None
+
+
+def _parcel(row: Any, notification: Any, contents: Mapping[str, bytes], above: tuple[UUID, ...]) -> Parcel:
+    files = tuple(File(name, kind, contents[sha256], cid) for name, kind, sha256, cid in _files(row))
+    created_at = notification.created_at
+    return Parcel(row.id, row.address or "", notification.lang, row.parts or {}, created_at, files, above)
+
+
+def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> None:
+    """Return claimed deliveries that were not tried, for anyone to take at once."""
+    by_attempts = defaultdict(list)
+    for one in claimed:
+        by_attempts[one.attempts].append(one.id)
+    for attempts, ids in by_attempts.items():
+        session.execute(
+            update(Delivery)
+            .where(is_in(session, Delivery.id, ids), Delivery.status == "sending", Delivery.attempts == attempts)
+            .values(status="pending", attempts=attempts - 1, lease_until=now)
+        )

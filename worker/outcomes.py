@@ -1,0 +1,65 @@
+"""Recording what became of deliveries, and when those that failed are due again."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from worker.channels import Outcome, Verdict
+from worker.claims import Claimed
+from worker.models import Delivery
+from worker.rows import is_in
+from worker.settings import Settings, get_settings
+
+#: The table itself: updates by way of the class cost several times as much, and there is one per few mails.
+_rows = Delivery.metadata.tables[Delivery.__tablename__]
+_SENT = {"status": "sent", "parts": None, "reason": None, "last_error": None}
+
+
+def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datetime) -> Counter[str]:
+    """Write down what became of claimed deliveries; a later claim of the same row is left alone.
+
+    Gives how many have which status now.
+    """
+    settings, counts = get_settings(), Counter[str]()
+    sent = [one.id for one, outcome in told if outcome.verdict is Verdict.SENT]
+    if sent:
+        # Sent is sent, whoever holds the row by now.
+        rows = update(_rows).where(is_in(session, _rows.c.id, sent), _rows.c.status != "sent")
+        session.execute(rows.values(sent_at=now, **_SENT))
+        counts["sent"] = len(sent)
+    for one, outcome in told:
+        if outcome.verdict is not Verdict.SENT:
+            values = _consequence(one, outcome, now, settings)
+            ours = (_rows.c.id == one.id, _rows.c.status == "sending", _rows.c.attempts == one.attempts)
+            session.execute(update(_rows).where(*ours).values(**values))
+            counts[values["status"]] += 1
+    return counts
+
+
+def _consequence(one: Claimed, outcome: Outcome, now: datetime, settings: Settings) -> dict[str, Any]:
+    verdict = outcome.verdict
+    values = {"reason": verdict.value, "last_error": outcome.detail}
+    if verdict is Verdict.PERMANENT:
+        return {**values, "status": "failed"}
+    if verdict is Verdict.UNKNOWN and settings.unknown_policy == "hold":
+        return {**values, "status": "unknown"}
+    if one.attempts >= settings.max_attempts:
+        return {**values, "status": "failed"}
+    due = now + timedelta(seconds=backoff(verdict, one.attempts, settings))
+    return {**values, "status": "pending", "due_at": due, "lease_until": due}
+
+
+def backoff(verdict: Verdict, attempts: int, settings: Settings) -> float:
+    """Seconds until the next attempt: doubled each time up to the maximum, half of it drawn by lot.
+
+    What our own side must mend first waits for the maximum at once.
+    """
+    longest = settings.retry_max_seconds
+    exponent = min(attempts - 1, 30)
+    delay = longest if verdict is Verdict.MISCONFIGURED else min(longest, settings.retry_base_seconds * 2**exponent)
+    return delay * random.uniform(0.5, 1.0)
