@@ -20,7 +20,7 @@ from worker.database import get_engine
 from worker.errors import InvalidQuery
 from worker.models import Notification
 
-Holds = Callable[[Notification], bool]
+Holds = Callable[[Any], bool]
 Piece = tuple[str, Holds]
 
 DAY = datetime(2026, 1, 31, tzinfo=UTC)

@@ -4,29 +4,29 @@ from datetime import UTC, datetime
 from typing import Unpack
 from uuid import UUID
 
+from sqlalchemy import and_, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from worker import signal
 from worker.errors import InvalidRequest
 from worker.inbox.filters import Where, narrow, visible
+from worker.inbox.items import COLUMNS, Item
+from worker.inbox.lists import get
 from worker.models import Notification
 
 
-def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Notification | None:
+def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Item | None:
     """Mark one notification seen, or unseen again. `seen_at` keeps the first time; None where there is no such row."""
     now = datetime.now(UTC)
+    one = and_(visible(recipient_id, now), Notification.id == id)
     changes = Notification.seen_at.is_(None) if seen else Notification.seen_at.is_not(None)
-    session.execute(
-        update(Notification)
-        .where(visible(recipient_id, now), Notification.id == id, changes)
-        .values(seen_at=now if seen else None, updated_at=now)
-    )
+    marked = update(Notification).where(one, changes).values(seen_at=now if seen else None, updated_at=now)
+    row = session.execute(marked.returning(*COLUMNS)).first()
+    if row is None:  # it is so already, or there is none
+        return get(session, recipient_id, id)
     signal.note(session, {recipient_id: id})
-    # In one query, since another transaction may remove the row between two.
-    anew = select(Notification).where(visible(recipient_id, now), Notification.id == id)
-    return session.scalar(anew.execution_options(populate_existing=True))
+    return Item._make(row)
 
 
 def mark_all_seen(
