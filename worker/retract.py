@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from worker.errors import InvalidRequest
 from worker.ids import uuid7
 from worker.models import Delivery, Notification, Request
-from worker.rows import insert_new
+from worker.rows import insert_new, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ def retract(
         about = and_(about, Notification.event_config_name == event_config_name)
     if sender_id is not None:
         about = and_(about, Notification.sender_id == sender_id)
-    return len(session.execute(delete(Notification).where(about).returning(Notification.id)).all())
+    gone = delete(Notification).where(Notification.id.in_(locked(about))).returning(Notification.id)
+    return len(session.execute(gone).all())
 
 
 def cancel_unsent(session: Session, notifications: Select[Any], reason: str) -> int:
@@ -73,6 +74,7 @@ def cancel(session: Session, *, id: UUID | None = None, idempotency_key: str | N
         row.status, row.payload, row.error = "cancelled", None, None
     waiting += _cancel_pages(session, row.id)
     asked = Notification.request_id == row.id
+    session.execute(locked(asked)).all()
     emails = cancel_unsent(session, select(Notification.id).where(asked), "cancelled")
     unseen_yet = delete(Notification).where(asked, Notification.created_at > now).returning(Notification.id)
     return Cancelled(waiting, len(session.execute(unseen_yet).all()), emails)

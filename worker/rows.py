@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+from uuid import UUID
 
-from sqlalchemy import Insert
+from sqlalchemy import ColumnElement, Insert, Select, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from worker.models import Base
+from worker.models import Base, Notification
 
 #: Values bound in one IN list; SQLite's limit is 32,766 variables.
 CHUNK = 10_000
@@ -35,6 +36,15 @@ def upsert_rows(session: Session, model: type[Base], rows: Sequence[Mapping[str,
     else:
         statement = statement.on_conflict_do_nothing()
     session.execute(statement.execution_options(render_nulls=True), [dict(row) for row in rows])
+
+
+def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
+    """The ids of the notifications, their rows locked one after the other by id, to be changed or removed by.
+
+    Whatever changes many notifications locks them by this, or by the same order, and whatever changes deliveries and
+    notifications too locks the notifications first: else two who do so at once could wait for each other for ever.
+    """
+    return select(Notification.id).where(*conditions).order_by(Notification.id).with_for_update()
 
 
 def chunks(values: list[T]) -> Iterator[list[T]]:

@@ -14,6 +14,7 @@ from worker.inbox.filters import Where, narrow, visible
 from worker.inbox.items import COLUMNS, Item
 from worker.inbox.lists import get
 from worker.models import Notification
+from worker.rows import locked
 
 
 def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Item | None:
@@ -42,7 +43,7 @@ def mark_all_seen(
         where["until"] = before
     now = datetime.now(UTC)
     condition = narrow(recipient_id, now=now, seen=False, **where).condition()
-    statement = update(Notification).where(condition).values(seen_at=now, updated_at=now)
+    statement = update(Notification).where(Notification.id.in_(locked(condition))).values(seen_at=now, updated_at=now)
     signal.note(session, {recipient_id: None})
     return len(session.execute(statement.returning(Notification.id)).all())
 
@@ -65,4 +66,5 @@ def delete_seen(
     if older_than is not None:
         condition &= Notification.updated_at < older_than
     signal.note(session, {recipient_id: None})
-    return len(session.execute(sql_delete(Notification).where(condition).returning(Notification.id)).all())
+    statement = sql_delete(Notification).where(Notification.id.in_(locked(condition)))
+    return len(session.execute(statement.returning(Notification.id)).all())
