@@ -22,6 +22,7 @@ START = datetime(2020, 1, 1, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
 PARENT = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+THREAD = UUID("01890a5d-ac96-774b-bcce-b302099a8058")
 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({}, "abcdef"),
@@ -30,11 +31,16 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"event_config_name": ("mention", "quiet")}, "cde"),
     ({"event_config_name": []}, ""),
     ({"sender_id": "chani"}, "ac"),
+    ({"not_sender_id": "chani"}, "bdef"),
+    ({"not_sender_id": ["chani", "paul"]}, "bef"),
+    ({"not_sender_id": []}, "abcdef"),
     ({"object_type": "book"}, "abe"),
     ({"object_type": "book", "object_id": "7"}, "ae"),
     ({"object_type": "film", "object_id": "7"}, "c"),
     ({"scope": "arrakis"}, "af"),
     ({"parent_id": PARENT}, "bd"),
+    ({"thread_id": THREAD}, "abd"),
+    ({"thread_id": PARENT}, ""),
     ({"since": START + 1 * MINUTE}, "bcdef"),
     ({"until": START + 1 * MINUTE}, "a"),
     ({"since": START + 1 * MINUTE, "until": START + 3 * MINUTE}, "bc"),
@@ -66,19 +72,20 @@ def letters(found: Any) -> str:
 def six(engine: Engine) -> None:
     """Six of Paul's, and one of Chani's that each filter would fit."""
     book = {"object_type": "book", "object_id": "7"}
+    answer: dict[str, Any] = {"parent_id": PARENT, "thread_id": THREAD}
     minute = iter(range(6))
 
     def add(title: str, **values: Any) -> None:
         seen = {"seen_at": START} if title[0] in SEEN else {}
         put("paul", START + next(minute) * MINUTE, title=title, **{"text": "-", **seen, **values})
 
-    add("a: Dune is here", sender_id="chani", scope="arrakis", event_config_name="book_available", **book)
-    add("b: here", text="Dune\nMessiah", object_type="book", object_id="8", parent_id=PARENT)
+    add("a: Dune is here", id=THREAD, sender_id="chani", scope="arrakis", event_config_name="book_available", **book)
+    add("b: here", text="Dune\nMessiah", object_type="book", object_id="8", **answer)
     add("c: back\\slash", sender_id="chani", event_config_name="mention", object_type="film", object_id="7")
-    add("d: say", text='"Now?" says Dune', sender_id="paul", event_config_name="mention", parent_id=PARENT)
+    add("d: say", text='"Now?" says Dune', sender_id="paul", event_config_name="mention", **answer)
     add("e: 100% of STRASSE, Straße", event_config_name="quiet", **book)
     add("f: 図書館からのお知らせ", scope="arrakis")
-    put("chani", START, title="x dune", sender_id="chani", event_config_name="mention", parent_id=PARENT, **book)
+    put("chani", START, title="x dune", sender_id="chani", event_config_name="mention", **answer, **book)
 
 
 @pytest.mark.usefixtures("six")
@@ -110,6 +117,19 @@ def test_filters_mean_the_same_in_changes(asked: dict[str, Any], expected: str) 
     with transaction() as session:
         assert len(expected) == inbox.delete_seen(session, "paul", **asked)
     assert {*"abcdefx"} - {*expected} == {row.title[0] for row in rows(Notification)}
+
+
+@pytest.mark.usefixtures("six")
+def test_a_condition_of_the_applications_own() -> None:
+    """In lists, totals and unseen counts, beside other filters; it widens nothing."""
+    short: dict[str, Any] = {"only": Notification.text == "-"}
+    page = listed(**short, query="title = *e", page=1)
+    assert ("acef", "ae", 2) == (letters(listed(**short).items), letters(page.items), page.total)
+    with transaction() as session:
+        assert (4, 2) == tuple(inbox.unseen_count(session, "paul", **short, scope=scope) for scope in (None, "arrakis"))
+        assert inbox.has_unseen(session, "paul", **short)
+        assert not inbox.has_unseen(session, "paul", only=Notification.recipient_id == "chani")
+    assert [] == listed(only=Notification.recipient_id == "chani").items
 
 
 @pytest.mark.usefixtures("six")
@@ -161,6 +181,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scope": "CANARY\0"}, "scope: "),
     ({"sender_id": "CANARY\udc80"}, "sender_id: "),
     ({"event_config_name": ["mention", "CANARY\0"]}, "event_config_name: "),
+    ({"not_sender_id": ("paul", "CANARY\0")}, "not_sender_id: "),
 ]
 
 CALLS: list[Callable[..., Any]] = [

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, select, update
+from sqlalchemy import ColumnElement, Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from worker.errors import InvalidRequest
@@ -28,21 +28,22 @@ class Cancelled:
 
 def retract(
     session: Session,
-    object_type: str,
-    object_id: str,
+    object_type: str | None = None,
+    object_id: str | None = None,
     event_config_name: str | None = None,
     sender_id: str | None = None,
 ) -> int:
-    """Remove the notifications about an object, and with them the emails not yet sent.
+    """Remove the notifications about an object, or all that a sender caused, and with them the emails not yet sent.
 
-    Of one event or of all, by one sender or by all.
+    Of one event or of all; about an object, by one sender or by all. Without an object the whole table is read.
+    Raises InvalidRequest where neither an object nor a sender is given.
     """
-    about = and_(Notification.object_type == object_type, Notification.object_id == object_id)
-    if event_config_name is not None:
-        about = and_(about, Notification.event_config_name == event_config_name)
-    if sender_id is not None:
-        about = and_(about, Notification.sender_id == sender_id)
-    gone = delete(Notification).where(Notification.id.in_(locked(about))).returning(Notification.id)
+    if (object_type is None) != (object_id is None) or (object_type is None and sender_id is None):
+        raise InvalidRequest("object_type and object_id, or sender_id, or all three")
+    given = {"object_type": object_type, "object_id": object_id, "sender_id": sender_id}
+    given["event_config_name"] = event_config_name
+    about = [getattr(Notification, name) == value for name, value in given.items() if value is not None]
+    gone = delete(Notification).where(Notification.id.in_(locked(*about))).returning(Notification.id)
     return len(session.execute(gone).all())
 
 

@@ -26,15 +26,19 @@ class Counts:
     """By event config name, where it was asked for; what has none is in the whole alone."""
 
 
-def unseen_count(session: Session, recipient_id: str, **where: Unpack[Where]) -> int:
-    """How many are unseen: one query, of PostgreSQL's index of what is unseen alone."""
-    [[found]] = _rows(session, narrow(recipient_id, seen=False, **where), _count)
+def unseen_count(
+    session: Session, recipient_id: str, *, only: ColumnElement[bool] | None = None, **where: Unpack[Where]
+) -> int:
+    """How many are unseen: one query, of PostgreSQL's index of what is unseen alone. `only` as in `list`."""
+    [[found]] = _rows(session, narrow(recipient_id, seen=False, **where), _count, only)
     return int(found)
 
 
-def has_unseen(session: Session, recipient_id: str, **where: Unpack[Where]) -> bool:
-    """Whether anything is unseen: it stops at the first one."""
-    return bool(_rows(session, narrow(recipient_id, seen=False, **where), _any))
+def has_unseen(
+    session: Session, recipient_id: str, *, only: ColumnElement[bool] | None = None, **where: Unpack[Where]
+) -> bool:
+    """Whether anything is unseen: it stops at the first one. `only` as in `list`."""
+    return bool(_rows(session, narrow(recipient_id, seen=False, **where), _any, only))
 
 
 def counts(session: Session, recipient_id: str, *, by_event: bool = False, **where: Unpack[Where]) -> Counts:
@@ -75,7 +79,9 @@ def _by_event(session: Session, narrowed: Narrowed) -> dict[str | None, int]:
     return {name: count for name, count in _rows(session, narrowed, _groups)}
 
 
-def _rows(session: Session, narrowed: Narrowed, make: Make) -> Sequence[Any]:
+def _rows(session: Session, narrowed: Narrowed, make: Make, only: ColumnElement[bool] | None = None) -> Sequence[Any]:
+    if only is not None:
+        return session.execute(make(condition_of(narrowed.shape) & only), narrowed.values).all()
     return quick.rows(session, _kept(make, narrowed.shape), narrowed.values)
 
 

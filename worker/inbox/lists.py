@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from typing import Any, Literal, Unpack
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal_column, select, tuple_
 from sqlalchemy.orm import Session
 
 from worker import cql
@@ -32,6 +32,7 @@ def list(
     per_page: int = 10,
     cursor: str | None = None,
     query: str | None = None,
+    only: ColumnElement[bool] | None = None,
     **filters: Unpack[Filters],
 ) -> Page:
     """A page of notifications, newest first (or oldest first with `order="asc"`).
@@ -39,31 +40,33 @@ def list(
     Go on with `cursor` (quick at any depth; nothing comes twice or is left out, whatever arrives meanwhile), or jump
     with `page` (counts, as FitTrackee's pagination does) or `offset` (counts, as FOLIO's does). Endurain and FitTrackee
     show 5 per page, FOLIO and Labii 10. `query` narrows the list further, in the language of `worker.cql`. Where it
-    sorts, `order` only decides between equals, and one goes on with `page` or `offset`, from the start.
+    sorts, `order` only decides between equals, and one goes on with `page` or `offset`, from the start. `only` narrows
+    it by a condition of your own on `worker.models.Notification`, such as what your own tables let the recipient see.
     Raises InvalidRequest for a filter, page, offset, size, order or cursor that is none, and InvalidQuery.
     """
     narrowed = narrow(recipient_id, **filters)
-    extra, sort = (None, ()) if query is None else cql.compile(cql.parse(query))
+    asked, sort = (None, ()) if query is None else cql.compile(cql.parse(query))
+    wanted = [part for part in (asked, only) if part is not None]
     skipped = passed_over(order, page, offset, per_page, cursor, sorts=bool(sort))
     values: dict[str, Any] = {**narrowed.values, "skipped": skipped or 0}
     if cursor is not None:
         values["at"], values["beside"] = decode(cursor)
     # A page has one row more than it shows: that row tells that there is a next page.
     form = (narrowed.shape, order, cursor is not None, bool(skipped), per_page + 1)
-    if extra is None:
-        found = quick.rows(session, _kept(*form), values)
+    if wanted:
+        found = session.execute(_made(*form, wanted=wanted, sort=tuple(sort)), values).all()
     else:
-        found = session.execute(_made(*form, wanted=extra, sort=tuple(sort)), values).all()
+        found = quick.rows(session, _kept(*form), values)
     items = [Item._make(row) for row in found[:per_page]]
     following = encode(items[-1]) if len(found) > per_page and not sort else None
-    total = None if skipped is None else _total(session, narrowed, extra)
+    total = None if skipped is None else _total(session, narrowed, wanted)
     return Page(items, following, skipped, per_page, total)
 
 
-def _total(session: Session, narrowed: Narrowed, extra: ColumnElement[bool] | None) -> int:
-    if extra is None:
-        return int(quick.rows(session, _count(narrowed.shape), narrowed.values)[0][0])
-    return session.scalar(_count(narrowed.shape).where(extra), narrowed.values) or 0
+def _total(session: Session, narrowed: Narrowed, wanted: Sequence[ColumnElement[bool]]) -> int:
+    if wanted:
+        return session.scalar(_count(narrowed.shape).where(*wanted), narrowed.values) or 0
+    return int(quick.rows(session, _count(narrowed.shape), narrowed.values)[0][0])
 
 
 @lru_cache(maxsize=512)
@@ -78,18 +81,16 @@ def _made(
     deep: bool,
     rows: int,
     *,
-    wanted: ColumnElement[bool] | None = None,
+    wanted: Sequence[ColumnElement[bool]] = (),
     sort: Sequence[ColumnElement[Any]] = (),
 ) -> Select[Any]:
-    where = condition_of(shape)
-    if wanted is not None:
-        where &= wanted
+    where = and_(condition_of(shape), *wanted)
     if after:
         where &= _following(order)
     place = (*sort, *_place(order))
     # Written out: with a limit it does not know PostgreSQL would plan for a tenth of all rows.
     limit: Any = literal_column(str(rows))
-    if wanted is not None or not _worth_a_detour(shape, deep):
+    if wanted or not _worth_a_detour(shape, deep):
         found = select(*COLUMNS).where(where).order_by(*place)
         return found.limit(limit).offset(bindparam("skipped")) if deep else found.limit(limit)
     ids = select(Notification.id).where(where).order_by(*place).limit(limit).offset(bindparam("skipped"))
