@@ -94,6 +94,7 @@ class Notification(Base):
     created_at: Mapped[datetime]
     """When it comes into being for the recipient: the moment of creation, or `send_at`. Not shown before."""
     expire_at: Mapped[datetime | None]
+    """Not shown from then on. Equal to `created_at` where no inbox is to show it: the record of its email alone."""
     updated_at: Mapped[datetime]
     seen_at: Mapped[datetime | None]
 

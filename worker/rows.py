@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Insert, Select, select
+from sqlalchemy import ColumnElement, Insert, Select, false, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -36,6 +36,20 @@ def upsert_rows(session: Session, model: type[Base], rows: Sequence[Mapping[str,
     else:
         statement = statement.on_conflict_do_nothing()
     session.execute(statement.execution_options(render_nulls=True), [dict(row) for row in rows])
+
+
+#: Notifications that no inbox shows, ever: they expire as they begin, and count as seen, so that the purge takes them.
+HIDDEN = func.coalesce(Notification.expire_at == Notification.created_at, false())
+
+
+def hide(row: dict[str, Any]) -> None:
+    """Make a notification that is to be written one that only keeps the record of its email."""
+    row["expire_at"] = row["seen_at"] = row["created_at"]
+
+
+def is_hidden(row: Mapping[str, Any]) -> bool:
+    """As `HIDDEN`, of a row that is to be written."""
+    return bool(row["expire_at"] == row["created_at"])
 
 
 def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:

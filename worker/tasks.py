@@ -72,7 +72,7 @@ def _create(asked: Sequence[NotificationRequest]) -> Created:
 
 def _numbers(created: Created) -> dict[str, int]:
     numbers = {name: getattr(created, name) for name in ("notifications", "deliveries", "repeated")}
-    return {**numbers, "pages": created.pages} if created.pages else numbers
+    return numbers | {name: number for name in ("pages", "left_out") if (number := getattr(created, name))}
 
 
 @task("notifications.create_pending")
