@@ -38,7 +38,7 @@ test: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Run the tests; ARGS="-
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 fuzz: $(VENV)/.test $(SERVER_POSTGRES) ## Try 5,000 random queries of each kind on inbox lists; FUZZ=20000 for more
-	@FUZZ=$(or $(FUZZ),5000) $(BIN)/python -m pytest -n auto --dist load tests/test_cql_fuzz.py
+	@FUZZ=$(or $(FUZZ),5000) $(BIN)/python -m pytest -n auto --dist load --timeout=0 tests/test_cql_fuzz.py
 
 golden: $(VENV)/.test ## Keep what the templates give now as right, after a change of texts; never in CI
 	@$(BIN)/python -m tests.test_golden

@@ -185,7 +185,7 @@ def test_read_time_visibility_of_comments() -> None:
     }
     with transaction() as session:
         for table, values in rows_of.items():
-            columns = ", ".join(f"{name} text" for name in table.c.keys())
+            columns = ", ".join(f"{column.name} text" for column in table.c)
             session.execute(text(f"CREATE TEMPORARY TABLE {table.name} ({columns})"))
             session.execute(insert(table), values)
         asked = {"only": ours.may_see("2")}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -61,13 +62,11 @@ def test_preferences_of_the_inbox() -> None:
             recipients.set_preference(session, "2", event, enabled=False, channel="inbox")
         with pytest.raises(MandatoryEvent):
             recipients.set_preference(session, "2", ALWAYS[0], enabled=False, channel="inbox")
-        off = [one for one in recipients.preferences(session, "2", channel="inbox") if not one["enabled"]]
-        assert {one["event_config_name"] for one in off} == set(PREFERENCES)
+        turned_off = [one for one in recipients.preferences(session, "2", channel="inbox") if not one["enabled"]]
+        assert {one["event_config_name"] for one in turned_off} == set(PREFERENCES)
         assert all(one["enabled"] for one in recipients.preferences(session, "2"))
-    done = create(
-        *[ask("2", event, should_email=False) for event in PREFERENCES], ask("2", ALWAYS[0]), ask("3", "mention")
-    )
-    assert done.left_out == len(PREFERENCES)
+    off = [ask("2", event, should_email=False) for event in PREFERENCES]
+    assert create(*off, ask("2", ALWAYS[0]), ask("3", "mention")).left_out == len(PREFERENCES)
     assert {row.recipient_id: row.event_config_name for row in rows(Notification)} == {"2": ALWAYS[0], "3": "mention"}
 
 
@@ -87,8 +86,9 @@ def test_supersede() -> None:
 def test_supersede_as_shipped(configure: Configure) -> None:
     """FitTrackee: its two events are among the shipped ones."""
     configure(CONFIG_DIR=ROOT / "config", TEMPLATES_DIR=ROOT / "templates")
-    asked = {"to": {"id": "2", "lang": "de"}, "context": {"username": "admin"}}
-    create(following(**asked), following("follow", **asked), now=NOW)
+    asked: dict[str, Any] = {"to": {"id": "2", "lang": "de"}, "context": {"username": "admin"}}
+    for event in ("follow_request", "follow"):
+        create(following(event, **asked))
     [row] = rows(Notification)
     assert (row.event_config_name, row.text) == ("follow", "admin folgt dir jetzt.")
 
