@@ -11,7 +11,7 @@ RECIPIENTS = 50_000
 # Which recipient, event, word and so on comes from a hash of the row's number, so that every run has the same rows.
 FILL = f"""
 INSERT INTO notifications (id, request_id, recipient_id, sender_id, event_config_name, lang, lang_asked, title, text,
-    object_type, object_id, scope, parent_id, context, created_at, updated_at, expire_at, seen_at)
+    object_type, object_id, scope, parent_id, thread_id, context, created_at, updated_at, expire_at, seen_at)
 SELECT id, id,
     CASE WHEN h %% 100 < 8 THEN 'heavy-' || h / 100 %% {HEAVY} ELSE 'reader-' || h / 100 %% {RECIPIENTS - HEAVY} END,
     'sender-' || h / 3 %% 1000,
@@ -23,7 +23,7 @@ SELECT id, id,
         || repeat('It waits for you at the front desk. ', 4),
     CASE WHEN g %% 3 = 0 THEN 'book' END, CASE WHEN g %% 3 = 0 THEN (g %% 5000)::text END,
     CASE WHEN g %% 2 = 0 THEN 'scope-' || g %% 10 END,
-    CASE WHEN g %% 20 = 0 THEN ('00000000-0000-7000-8000-' || lpad((g / 20 %% 500)::text, 12, '0'))::uuid END,
+    thread, thread,
     jsonb_build_object('title', 'Dune', 'number', i),
     CASE WHEN g %% 2000 = 1 THEN moment + interval '100 years' ELSE moment END, moment,
     CASE g %% 25 WHEN 0 THEN moment + interval '1 day' WHEN 1 THEN moment + interval '10 years' END,
@@ -35,6 +35,9 @@ FROM (
             || substr(md5(i::text), 1, 3) || '8' || substr(md5(i::text), 4, 15))::uuid AS id
     FROM generate_series(%(first)s::int, %(last)s::int) AS i
 ) AS numbered
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN g %% 20 = 0 THEN ('00000000-0000-7000-8000-' || lpad((g / 20 %% 500)::text, 12, '0'))::uuid END
+) AS threaded (thread)
 """
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, update
 
-from tests.store import LATER, NOW, ask, create, enqueue, rows, take, waits
+from tests.store import LATER, NOW, ask, create, enqueue, put, rows, take, waits
 from worker import recipients
 from worker.database import transaction
 from worker.errors import IdempotencyConflict, InvalidRequest
@@ -110,3 +110,24 @@ def test_retract_by_sender(engine: Engine) -> None:
         assert 1 == retract(session, "comment", "7", sender_id="chani")
     assert ["irulan"] == [row.sender_id for row in rows(Notification)]
     assert 1 == len(rows(Delivery))
+
+
+def test_retract_all_by_a_sender(engine: Engine) -> None:
+    """Without an object: whatever they caused, of one event or of all; what they were told stays."""
+    put("paul", NOW, event_config_name="mention", sender_id="chani", object_type="comment", object_id="7")
+    for to, sender in (("paul", "chani"), ("paul", "irulan"), ("chani", None)):
+        put(to, NOW, event_config_name="quiet", sender_id=sender)
+    with transaction() as session:
+        assert [1, 1, 0] == [retract(session, sender_id="chani", event_config_name=e) for e in ("quiet", None, None)]
+    assert {("chani", None), ("paul", "irulan")} == {(row.recipient_id, row.sender_id) for row in rows(Notification)}
+
+
+@pytest.mark.parametrize(
+    "which", [{}, {"event_config_name": "quiet"}, {"object_type": "comment"}, {"object_id": "7", "sender_id": "chani"}]
+)
+def test_nothing_is_retracted_by_less(engine: Engine, which: dict[str, str]) -> None:
+    """An event alone, or an id without its type, would take too much."""
+    put("paul", NOW, event_config_name="quiet", sender_id="chani", object_type="comment", object_id="7")
+    with transaction() as session, pytest.raises(InvalidRequest, match="object_type and object_id, or sender_id"):
+        retract(session, **which)
+    assert 1 == len(rows(Notification))

@@ -1,10 +1,15 @@
 """Any text is a query that runs or an InvalidQuery; a generated query finds what plain Python finds.
 
-Queries are generated together with their meaning: each piece of one is its text and a predicate on a row.
+Queries are generated together with their meaning: each piece of one is its text and a predicate on a row. `make fuzz`
+runs many more of them than `make test`.
 """
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,11 +21,11 @@ from sqlalchemy.orm import Session
 
 from tests.store import put
 from worker import cql, inbox
-from worker.database import get_engine
+from worker.database import make_engine
 from worker.errors import InvalidQuery
 from worker.models import Notification
 
-Holds = Callable[[Notification], bool]
+Holds = Callable[[Any], bool]
 Piece = tuple[str, Holds]
 
 DAY = datetime(2026, 1, 31, tzinfo=UTC)
@@ -33,10 +38,26 @@ FOLLOWING = {"title": "title", "text": "text", "sender_id": "senderId", "link": 
 
 
 @pytest.fixture
-def session(engine: object) -> Any:
-    """A session on the rows of two recipients, and on a row that the reader may not see."""
+def sessions(
+    new_postgres_url: Callable[[], str], migrated_sqlite: Path, tmp_path: Path, configure: Callable[..., None]
+) -> Iterator[list[Session]]:
+    """A session on each store, on the same rows of two recipients, and one that the reader may not see yet."""
+    opened: list[Session] = []
+    with ExitStack() as stack:
+        for url in (new_postgres_url(), f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'fuzz.db')}"):
+            configure(DATABASE_URL=url, SIGNAL="off")
+            fill()
+            engine = make_engine(url)
+            stack.callback(engine.dispose)
+            opened.append(stack.enter_context(Session(engine)))
+        yield opened
+
+
+def fill() -> None:
     for number in range(48):
         values: dict[str, Any] = {
+            "id": UUID(int=0xF00 + number),
+            "request_id": UUID(int=number),
             "title": TEXTS[number % 8],
             "text": TEXTS[number * 3 % 7],
             "sender_id": NAMES[number % 6],
@@ -49,8 +70,6 @@ def session(engine: object) -> Any:
         }
         put("reader" if number % 4 else "other", **values)
     put("reader", datetime.now(UTC) + timedelta(days=1))
-    with Session(get_engine()) as session:
-        yield session
 
 
 def fits(mask: list[str], text: str, same: Callable[[str, str], bool]) -> bool:
@@ -261,36 +280,41 @@ def mutated(draw: st.DrawFn) -> str:
     return text[:start] + middle + text[min(end, start + 8) :]
 
 
+#: So many queries of each kind; with FUZZ=5000 so many.
+MANY = int(os.environ.get("FUZZ", "0"))
 quick = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
-def test_any_text_gives_rows_or_invalid_query(session: Session) -> None:
-    """Never another error, never a row that the recipient may not see."""
+def test_any_text_gives_rows_or_invalid_query(sessions: list[Session]) -> None:
+    """Never another error, never a row that the recipient may not see; the same on each store."""
 
-    @settings(quick, max_examples=500)
+    @settings(quick, max_examples=MANY or 250)
     @given(st.one_of(anything, soup, valued, mutated()))
     def check(query: str) -> None:
         try:
             condition, sort = cql.compile(cql.parse(query))
         except InvalidQuery:
             return
-        found = session.scalars(select(Notification.id).where(inbox.visible("reader"), condition).order_by(*sort))
-        assert mine.issuperset(found)
+        statement = select(Notification.id).where(inbox.visible("reader"), condition).order_by(*sort)
+        for session in sessions:
+            assert mine.issuperset(session.scalars(statement))
 
-    mine = {row.id for row in inbox.list(session, "reader", per_page=200).items}
+    mine = {row.id for row in inbox.list(sessions[0], "reader", per_page=200).items}
     assert 36 == len(mine)
     check()
 
 
-def test_generated_queries_agree_with_plain_python(session: Session) -> None:
+def test_generated_queries_agree_with_plain_python(sessions: list[Session]) -> None:
     """The rows are those that the query's meaning, evaluated in Python, holds for."""
-    rows = inbox.list(session, "reader", per_page=200).items
+    rows, same = (inbox.list(session, "reader", per_page=200).items for session in sessions)
+    assert (36, rows) == (len(rows), same)
 
-    @settings(quick, max_examples=250)
+    @settings(quick, max_examples=MANY or 100)
     @given(whole_queries)
     def check(piece: Piece) -> None:
         text, holds = piece
-        found = inbox.list(session, "reader", per_page=200, query=text).items
-        assert [row for row in rows if holds(row)] == found
+        expected = [row for row in rows if holds(row)]
+        for session in sessions:
+            assert expected == inbox.list(session, "reader", per_page=200, query=text).items
 
     check()

@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from tests.store import ask, counted, create, listed, put, rows
+from tests.store import ask, create, listed, put, rows, undone
 from worker import inbox
 from worker.database import transaction
 from worker.inbox import Counts, Page
@@ -54,13 +54,13 @@ def test_marking_works_both_ways_and_keeps_the_first_time() -> None:
 
 
 def test_marking_is_seen_by_a_session_that_holds_the_row() -> None:
-    """The object a caller got before tells the new state."""
+    """An object of the caller's own session tells the new state; an item stays as it was read."""
     id = put("paul", START)
     with transaction() as session:
-        row = inbox.get(session, "paul", id)
-        assert inbox.mark_seen(session, "paul", id) is row
-        assert row is not None
-        assert row.seen_at is not None
+        row, item = session.get_one(Notification, id), inbox.get(session, "paul", id)
+        assert inbox.mark_seen(session, "paul", id) == inbox.get(session, "paul", id) != item
+        assert item is not None
+        assert (item.seen_at, row.seen_at is None) == (None, False)
         assert 0 == inbox.mark_all_seen(session, "paul")
         assert inbox.counts(session, "paul") == Counts(1, 0)
 
@@ -156,44 +156,48 @@ EVERY: dict[str, tuple[Callable[[Session, str, UUID], Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("seen_at", [None, START], ids=["unseen", "seen"])
 @pytest.mark.parametrize("why", ["another's", "not yet", "no more", "another id"])
-@pytest.mark.parametrize("name", EVERY)
-def test_what_is_not_there_for_them_looks_absent(name: str, why: str, seen_at: datetime | None) -> None:
+def test_what_is_not_there_for_them_looks_absent(why: str) -> None:
     """Another recipient's row, a scheduled one and an expired one look absent to every function, and stay untouched."""
     now = datetime.now(UTC)
-    values = {
+    values: dict[str, Any] = {
         "another's": {"created_at": START},
         "not yet": {"created_at": now + DAY},
         "no more": {"created_at": START, "expire_at": now - MINUTE},
         "another id": {"created_at": START},
     }[why]
     owner = "chani" if why.startswith("another") else "paul"
-    id = put(owner, **values, updated_at=START, event_config_name="mention", seen_at=seen_at)
-    call, expected = EVERY[name]
-    with transaction() as session:
-        assert expected == call(session, "paul", uuid4() if why == "another id" else id)
-    assert (seen_at, START) == (row_of(id).seen_at, row_of(id).updated_at)
+    told: dict[str, Any] = {"event_config_name": "mention", "updated_at": START, **values}
+    ids = {put(owner, **told, seen_at=seen_at): seen_at for seen_at in (None, START)}
+    for name, (call, expected) in EVERY.items():
+        for id in ids:
+            with transaction() as session:
+                assert expected == call(session, "paul", uuid4() if why == "another id" else id), name
+        assert ids == {row.id: row.seen_at for row in rows(Notification) if row.updated_at == START}, name
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_what_is_there_for_them_is_found_by_each(name: str) -> None:
-    """The same calls, on a row of their own that has come and not yet expired, give something."""
-    seen_at = START if name in ("delete seen", "mark unseen") else None
-    expire_at = datetime.now(UTC) + DAY
-    id = put("paul", START, event_config_name="mention", expire_at=expire_at, seen_at=seen_at)
-    call, absent = EVERY[name]
-    with transaction() as session:
-        assert absent != call(session, "paul", id)
+def test_what_is_there_for_them_is_found_by_each() -> None:
+    """The same calls, on rows of their own that have come and not yet expired, give something."""
+    for name, (call, absent) in EVERY.items():
+        seen_at = START if name in ("delete seen", "mark unseen") else None
+        expire_at = datetime.now(UTC) + DAY
+        id = put("paul", START, event_config_name="mention", expire_at=expire_at, seen_at=seen_at)
+        with undone() as session:
+            assert absent != call(session, "paul", id), name
+        with transaction() as session:
+            assert inbox.delete(session, "paul", id)
 
 
-@pytest.mark.parametrize("name", ["list", "list page", "get", "counts", "event types"])
-def test_reading_changes_nothing(name: str) -> None:
-    """Not even `seen`: no statement but SELECT is sent."""
+def test_reading_changes_nothing() -> None:
+    """Not even `seen`: a transaction that may only read is enough."""
     id = put("paul", START)
-    with transaction() as session, counted() as statements:
-        EVERY[name][0](session, "paul", id)
-    assert {"SELECT"} == {statement.split()[0] for statement in statements if not statement.startswith("BEGIN")}
+    with transaction() as session:
+        postgresql = session.get_bind().dialect.name == "postgresql"
+        session.execute(text("SET TRANSACTION READ ONLY" if postgresql else "PRAGMA query_only = ON"))
+        for name in ("list", "list page", "get", "counts", "event types"):
+            EVERY[name][0](session, "paul", id)
+        if not postgresql:
+            session.execute(text("PRAGMA query_only = OFF"))  # of the connection, not of the transaction
     assert (None, START) == (row_of(id).seen_at, row_of(id).updated_at)
 
 
@@ -215,7 +219,8 @@ def test_json_forms() -> None:
     page = inbox.page_as_dict(listed(page=1))
     assert json.loads(json.dumps(page)) == page
     (item,) = page.pop("items")
-    assert {"next_cursor": None, "has_next": False, "has_prev": False, "page": 1, "pages": 1, "total": 1} == page
+    assert {"next_cursor": None, "has_next": False, "has_prev": False} == {key: page.pop(key) for key in [*page][:3]}
+    assert {"page": 1, "pages": 1, "offset": 0, "per_page": 10, "total": 1} == page
     assert {*Notification.__table__.columns.keys(), "seen"} == set(item)
     assert (str(id), str(parent), {"title": "Dune"}, None) == (
         item["id"],

@@ -91,6 +91,17 @@ def test_page_numbers() -> None:
     assert ([], 0, 0) == ((none := listed("chani", page=1)).items, none.total, none.pages)
 
 
+def test_offsets() -> None:
+    """As FOLIO's offset and limit: any number of rows is passed over, and the total is counted."""
+    newest = many(12)
+    for offset, follows in ((0, True), (4, True), (9, False), (12, False), (99, False)):
+        page = listed(offset=offset, per_page=3)
+        assert (newest[offset : offset + 3], offset, 12) == (ids(page), page.offset, page.total)
+        assert (follows, offset > 0, offset // 3 + 1) == (page.has_next, page.has_prev, page.page)
+    by_title = listed(offset=10, per_page=3, query="cql.allRecords=1 sortby createdDate")
+    assert (newest[1::-1], None, False) == (ids(by_title), by_title.next_cursor, by_title.has_next)
+
+
 def test_a_page_and_its_cursor_can_be_mixed() -> None:
     """Jump to a page, then go on from there."""
     newest = many(12)
@@ -176,6 +187,9 @@ def test_hostile_cursors_are_invalid_requests(name: str) -> None:
         {"per_page": -1},
         {"per_page": inbox.MAX_PER_PAGE + 1},
         {"page": 1, "cursor": "x"},
+        {"offset": -1},
+        {"offset": 10**30},
+        {"offset": 0, "cursor": "x"},
     ],
 )
 def test_wrong_paging_is_an_invalid_request(asked: dict[str, Any]) -> None:

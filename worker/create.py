@@ -14,7 +14,7 @@ from worker.errors import BellhopError, IdempotencyConflict
 from worker.models import AttachmentContent, Delivery, Notification, Request
 from worker.prepare import Prepared, prepare
 from worker.request import NotificationRequest
-from worker.rows import insert_new
+from worker.rows import insert_new, is_hidden
 from worker.supersede import turn
 
 
@@ -27,6 +27,8 @@ class Created:
     deliveries: int = 0
     pages: int = 0
     """Pages of recipients that wait as rows, where an audience is large."""
+    left_out: int = 0
+    """Recipients without a row: they turned the event off, or it was for their email alone, and none is asked for."""
     repeated: int = 0
     """Requests that had been created before."""
     due: dict[int, list[UUID]] = field(default_factory=dict)
@@ -116,11 +118,16 @@ def write(
             session.execute(insert_new(session, model), sorted(rows, key=lambda row: row["id"]))
     _keep_files(session, {sha256: row for one in fresh for sha256, row in one.files.items()})
     result.notifications, result.deliveries = len(asked), len(deliveries)
+    result.left_out = sum(one.left_out for one in fresh)
     for row in deliveries:
         if row["status"] == "pending" and row["due_at"] <= now:
             result.due.setdefault(row["urgency"], []).append(row["id"])
     if announce:
-        shown = {row["recipient_id"]: became.get(row["id"], {}).get("notification_id", row["id"]) for row in asked}
+        shown = {
+            row["recipient_id"]: became.get(row["id"], {}).get("notification_id", row["id"])
+            for row in asked
+            if not is_hidden(row)
+        }
         signal.note(session, shown)
 
 

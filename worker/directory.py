@@ -120,7 +120,7 @@ def groups(session: Session, recipient_id: str | None = None) -> list[str]:
 def set_preference(
     session: Session, recipient_id: str, event_config_name: str, enabled: bool, channel: str = "email"
 ) -> None:
-    """Turn one event on or off for one recipient on one channel. Without a row it is on (as in FitTrackee).
+    """Turn one event on or off for one recipient on one channel, `email` or `inbox`. Without a row it is on.
 
     Raises UnknownEvent, and MandatoryEvent for turning off what may not be.
     """

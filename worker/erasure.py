@@ -22,6 +22,7 @@ from worker.models import (
     Request,
     Suppression,
 )
+from worker.rows import locked
 
 #: Waiting requests looked at in one go.
 _AT_ONCE = 500
@@ -60,6 +61,7 @@ def erase(session: Session, recipient_id: str, *, now: datetime) -> dict[str, in
     """
     counts = {"requests": _leave_requests(session, recipient_id)}
     counts["suppressions"] = _unsuppress(session, recipient_id)
+    session.execute(locked(Notification.recipient_id == recipient_id)).all()
     counts["deliveries"] = session.scalar(select(func.count()).select_from(_deliveries(recipient_id).subquery())) or 0
     for name, model in (("notifications", Notification), ("preferences", Preference), ("groups", GroupMember)):
         gone = delete(model).where(model.recipient_id == recipient_id)

@@ -36,7 +36,7 @@ class EventConfig(BaseModel):
     priority: Literal["high", "normal"] = "normal"
     retention_days: Annotated[int, Field(ge=0, strict=True)] | None = None
     preference: StrictBool = True
-    """Whether the recipient may turn its email off."""
+    """Whether the recipient may turn it off, its email or its place in the inbox."""
     dedupe: StrictBool = False
     """At most one notification per recipient, sender and object."""
     supersedes: tuple[EventConfigName, ...] = ()

@@ -17,6 +17,7 @@ def list_(
     recipient_id: str,
     order: Literal["desc", "asc"] = "desc",
     page: int | None = None,
+    offset: int | None = None,
     per_page: int = 10,
     cursor: str | None = None,
     query: str | None = None,
@@ -25,9 +26,8 @@ def list_(
 ) -> dict[str, Any]:
     """As `worker.inbox.list`; the items as JSON objects, with as much of each as `depth` says."""
     with transaction() as session:
-        found = inbox.list(
-            session, recipient_id, order=order, page=page, per_page=per_page, cursor=cursor, query=query, **filters
-        )
+        paging: Any = {"order": order, "page": page, "offset": offset, "per_page": per_page, "cursor": cursor}
+        found = inbox.list(session, recipient_id, query=query, **paging, **filters)
         return inbox.page_as_dict(found, depth)
 
 

@@ -59,7 +59,8 @@ def _partial_index(name: str, *columns: str, where: str, unique: bool = False, *
 
 #: The order of an inbox.
 _PLACE = ("recipient_id", "created_at", "id")
-#: What PostgreSQL's indexes of it also hold, so that counts and deep pages need not look at the rows.
+_THREAD = ("recipient_id", "parent_id", "thread_id")
+#: What PostgreSQL's indexes of an inbox also hold, so that counts and deep pages need not look at the rows.
 _CARRIED = ("expire_at", "event_config_name", "scope")
 
 
@@ -93,13 +94,14 @@ class Notification(Base):
     created_at: Mapped[datetime]
     """When it comes into being for the recipient: the moment of creation, or `send_at`. Not shown before."""
     expire_at: Mapped[datetime | None]
+    """Not shown from then on. Equal to `created_at` where no inbox is to show it: the record of its email alone."""
     updated_at: Mapped[datetime]
     seen_at: Mapped[datetime | None]
 
     __table_args__ = (
         Index("ix_notifications_inbox", *_PLACE, postgresql_include=_CARRIED),
         _partial_index("ix_notifications_unseen", *_PLACE, where="seen_at IS NULL", postgresql_include=_CARRIED),
-        _partial_index("ix_notifications_thread", "recipient_id", "parent_id", where="parent_id IS NOT NULL"),
+        _partial_index("ix_notifications_thread", *_THREAD, where="parent_id IS NOT NULL"),
         _partial_index("ix_notifications_purge", "updated_at", where="seen_at IS NOT NULL"),
         _partial_index(
             "ix_notifications_object", "object_type", "object_id", "recipient_id", where="object_id IS NOT NULL"

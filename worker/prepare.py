@@ -16,6 +16,7 @@ from worker.models import URGENCY
 from worker.recipients import Addressee, Directory, why_not_asked
 from worker.render import Rendered, reload_changed, render, render_literal
 from worker.request import NotificationRequest
+from worker.rows import hide
 from worker.settings import Settings, get_settings
 from worker.threads import Threads
 
@@ -29,6 +30,8 @@ class Prepared:
     deliveries: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The bytes that its emails carry, by their hash."""
+    left_out: int = 0
+    """Recipients of whom there is no row: no email is asked for, and their inbox is not to show it."""
 
 
 def prepare(
@@ -70,12 +73,16 @@ def _prepare(request: NotificationRequest, directory: Directory, now: datetime) 
     for who in directory.addressees(request, settings.default_lang):
         if event and who.id == request.sender_id and not event.to_self:
             continue
+        decision = directory.email_decision(who, request.should_email, event)
+        shown = directory.is_shown(who, request.inbox, event)
+        if not shown and decision == "":
+            one.left_out += 1
+            continue
         key = (who.lang, who.timezone)
         if key not in rendered:
             rendered[key] = _render(request, who, files)
         row = _notification(request, who, rendered[key], event, now)
         one.notifications.append(row)
-        decision = directory.email_decision(who, request.should_email, event)
         if decision != "":
             skip = "expired" if row["expire_at"] and row["expire_at"] <= now else decision
             carried = () if skip else (*files, *rendered[key].images)
@@ -83,6 +90,8 @@ def _prepare(request: NotificationRequest, directory: Directory, now: datetime) 
             for file in carried:
                 keep_until = row["created_at"] + timedelta(days=settings.request_retention_days)
                 one.files[file.sha256] = {"sha256": file.sha256, "content": file.content, "keep_until": keep_until}
+        if not shown:
+            hide(row)
     return one
 
 

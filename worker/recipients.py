@@ -62,8 +62,8 @@ class Directory:
     by_id: dict[str, Recipient] = field(default_factory=dict)
     id_by_username: dict[str, str] = field(default_factory=dict)
     members: dict[str, list[str]] = field(default_factory=dict)
-    refusals: set[tuple[str, str]] = field(default_factory=set)
-    """(recipient id, event config name) whose email is turned off."""
+    refusals: set[tuple[str, str, str]] = field(default_factory=set)
+    """(recipient id, event config name, channel) that are turned off; the inbox is a channel here."""
     suppressed: set[str] = field(default_factory=set)
     """Email addresses in lower case."""
 
@@ -88,13 +88,14 @@ class Directory:
 
     def _load_refusals(self, session: Session, ids: set[str], events: set[str | None]) -> None:
         for chunk in chunks(sorted(ids)):
-            statement = select(Preference.recipient_id, Preference.event_config_name).where(
+            columns = (Preference.recipient_id, Preference.event_config_name, Preference.channel)
+            statement = select(*columns).where(
                 Preference.recipient_id.in_(chunk),
                 Preference.event_config_name.in_([name for name in events if name]),
-                Preference.channel == "email",
+                Preference.channel.in_(["email", "inbox"]),
                 Preference.enabled.is_(False),
             )
-            self.refusals.update((recipient, event) for recipient, event in session.execute(statement))
+            self.refusals.update((id, event, channel) for id, event, channel in session.execute(statement))
 
     def addressees(self, request: NotificationRequest, default_lang: str) -> list[Addressee]:
         """Everyone the request means, each once; values given in the request win over the directory.
@@ -139,11 +140,20 @@ class Directory:
         """
         if why_not_asked(should_email, event):
             return ""
-        if should_email is None and event and event.preference and (who.id, event.name) in self.refusals:
+        if should_email is None and self._turned_off(who, event, "email"):
             return "preference"
         if not who.email:
             return "no_address"
         return "suppressed" if who.email.lower() in self.suppressed else None
+
+    def is_shown(self, who: Addressee, inbox: bool | None, event: EventConfig | None) -> bool:
+        """Whether this recipient's inbox shows it: not where the request is for the email alone (`inbox` false), nor
+        where they turned the event off there.
+        """
+        return inbox is not False and not self._turned_off(who, event, "inbox")
+
+    def _turned_off(self, who: Addressee, event: EventConfig | None, channel: str) -> bool:
+        return event is not None and event.preference and (who.id, event.name, channel) in self.refusals
 
 
 def why_not_asked(should_email: bool | None, event: EventConfig | None) -> str | None:

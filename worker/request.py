@@ -211,6 +211,8 @@ class NotificationRequest(BaseModel):
     lang: Lang | None = None
     context: Context = Field(default_factory=dict)
     should_email: StrictBool | None = None
+    inbox: StrictBool | None = None
+    """False: the email alone; no inbox shows it, and a row that expires as it begins keeps the record."""
     attachments: Annotated[tuple[Attachment, ...], Field(max_length=MAX_FILES), AfterValidator(check_files)] = ()
     sender_id: Id | None = None
     link: Link | None = None
@@ -232,6 +234,8 @@ class NotificationRequest(BaseModel):
             raise ValueError("context is given only with event_config_name")
         if self.object_id is not None and self.object_type is None:
             raise ValueError("object_id needs object_type: an id alone could be another object's")
+        if self.inbox is False and self.should_email is False:
+            raise ValueError("inbox false leaves the email alone: should_email is not false too")
         if self.send_at and self.expire_at and self.expire_at <= self.send_at:
             raise ValueError("expire_at is later than send_at")
         return self

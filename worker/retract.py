@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, select, update
+from sqlalchemy import ColumnElement, Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from worker.errors import InvalidRequest
 from worker.ids import uuid7
 from worker.models import Delivery, Notification, Request
-from worker.rows import insert_new
+from worker.rows import insert_new, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +28,23 @@ class Cancelled:
 
 def retract(
     session: Session,
-    object_type: str,
-    object_id: str,
+    object_type: str | None = None,
+    object_id: str | None = None,
     event_config_name: str | None = None,
     sender_id: str | None = None,
 ) -> int:
-    """Remove the notifications about an object, and with them the emails not yet sent.
+    """Remove the notifications about an object, or all that a sender caused, and with them the emails not yet sent.
 
-    Of one event or of all, by one sender or by all.
+    Of one event or of all; about an object, by one sender or by all. Without an object the whole table is read.
+    Raises InvalidRequest where neither an object nor a sender is given.
     """
-    about = and_(Notification.object_type == object_type, Notification.object_id == object_id)
-    if event_config_name is not None:
-        about = and_(about, Notification.event_config_name == event_config_name)
-    if sender_id is not None:
-        about = and_(about, Notification.sender_id == sender_id)
-    return len(session.execute(delete(Notification).where(about).returning(Notification.id)).all())
+    if (object_type is None) != (object_id is None) or (object_type is None and sender_id is None):
+        raise InvalidRequest("object_type and object_id, or sender_id, or all three")
+    given = {"object_type": object_type, "object_id": object_id, "sender_id": sender_id}
+    given["event_config_name"] = event_config_name
+    about = [getattr(Notification, name) == value for name, value in given.items() if value is not None]
+    gone = delete(Notification).where(Notification.id.in_(locked(*about))).returning(Notification.id)
+    return len(session.execute(gone).all())
 
 
 def cancel_unsent(session: Session, notifications: Select[Any], reason: str) -> int:
@@ -73,6 +75,7 @@ def cancel(session: Session, *, id: UUID | None = None, idempotency_key: str | N
         row.status, row.payload, row.error = "cancelled", None, None
     waiting += _cancel_pages(session, row.id)
     asked = Notification.request_id == row.id
+    session.execute(locked(asked)).all()
     emails = cancel_unsent(session, select(Notification.id).where(asked), "cancelled")
     unseen_yet = delete(Notification).where(asked, Notification.created_at > now).returning(Notification.id)
     return Cancelled(waiting, len(session.execute(unseen_yet).all()), emails)

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Insert, any_, bindparam
+from sqlalchemy import ColumnElement, Insert, Select, any_, bindparam, false, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from worker.models import Base
+from worker.models import Base, Notification
 
 #: Values bound in one IN list; SQLite's limit is 32,766 variables.
 CHUNK = 10_000
@@ -45,6 +46,29 @@ def is_in(session: Session, column: Any, values: Collection[Any]) -> ColumnEleme
         given = bindparam(None, list(values), type_=postgresql.ARRAY(column.type), unique=True)
         return cast("ColumnElement[bool]", column == any_(given))
     return cast("ColumnElement[bool]", column.in_(values))
+
+
+#: Notifications that no inbox shows, ever: they expire as they begin, and count as seen, so that the purge takes them.
+HIDDEN = func.coalesce(Notification.expire_at == Notification.created_at, false())
+
+
+def hide(row: dict[str, Any]) -> None:
+    """Make a notification that is to be written one that only keeps the record of its email."""
+    row["expire_at"] = row["seen_at"] = row["created_at"]
+
+
+def is_hidden(row: Mapping[str, Any]) -> bool:
+    """As `HIDDEN`, of a row that is to be written."""
+    return bool(row["expire_at"] == row["created_at"])
+
+
+def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
+    """The ids of the notifications, their rows locked one after the other by id, to be changed or removed by.
+
+    Whatever changes many notifications locks them by this, or by the same order, and whatever changes deliveries and
+    notifications too locks the notifications first: else two who do so at once could wait for each other for ever.
+    """
+    return select(Notification.id).where(*conditions).order_by(Notification.id).with_for_update()
 
 
 def chunks(values: list[T]) -> Iterator[list[T]]:

@@ -14,6 +14,7 @@ from worker.events import EventConfig, get_events
 from worker.ids import derive
 from worker.models import Notification
 from worker.retract import cancel_unsent
+from worker.rows import HIDDEN, is_hidden
 
 Row = dict[str, Any]
 
@@ -46,9 +47,9 @@ def turn(session: Session, rows: Sequence[Row], now: datetime) -> tuple[list[Row
 
 
 def _concerned(row: Row, now: datetime) -> bool:
-    """What begins later only is a notification of its own: nothing may show before its time."""
+    """What begins later only is a notification of its own: nothing may show before its time, or that is hidden."""
     event = get_events().get(row["event_config_name"])
-    if not event or row["object_id"] is None or row["created_at"] > now:
+    if not event or row["object_id"] is None or row["created_at"] > now or is_hidden(row):
         return False
     return bool(event.supersedes) or (event.dedupe and _is_superseded(event))
 
@@ -67,8 +68,8 @@ def _older(session: Session, rows: Sequence[Row]) -> dict[tuple[Any, ...], list[
     about = tuple_(Notification.object_type, Notification.object_id, Notification.recipient_id)
     wanted = sorted({(row["object_type"], row["object_id"], row["recipient_id"]) for row in rows})
     for start in range(0, len(wanted), AT_ONCE):
-        statement = select(Notification).where(about.in_(wanted[start : start + AT_ONCE])).order_by(Notification.id)
-        locked = statement.with_for_update().execution_options(populate_existing=True)
+        some = select(Notification).where(about.in_(wanted[start : start + AT_ONCE]), ~HIDDEN)
+        locked = some.order_by(Notification.id).with_for_update().execution_options(populate_existing=True)
         for one in session.scalars(locked):
             found.setdefault((one.recipient_id, one.sender_id, one.object_type, one.object_id), []).append(one)
     return found

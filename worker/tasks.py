@@ -75,7 +75,7 @@ def _create(asked: Sequence[NotificationRequest]) -> Created:
 
 def _numbers(created: Created) -> dict[str, int]:
     numbers = {name: getattr(created, name) for name in ("notifications", "deliveries", "repeated")}
-    return {**numbers, "pages": created.pages} if created.pages else numbers
+    return numbers | {name: number for name in ("pages", "left_out") if (number := getattr(created, name))}
 
 
 @task("notifications.create_pending")
@@ -176,9 +176,13 @@ def purge_requests() -> dict[str, int]:
 
 @task("notifications.retract")
 def retract(
-    *, object_type: str, object_id: str, event_config_name: str | None = None, sender_id: str | None = None
+    *,
+    object_type: str | None = None,
+    object_id: str | None = None,
+    event_config_name: str | None = None,
+    sender_id: str | None = None,
 ) -> dict[str, int]:
-    """Remove the notifications about an object, and with them the emails not yet sent."""
+    """Remove the notifications about an object, or by a sender, and with them the emails not yet sent."""
     with transaction() as session:
         return {"removed": retracting.retract(session, object_type, object_id, event_config_name, sender_id)}
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, text
 
 from tests.parity.document import adapter, answers, write_events
 from tests.parity.fittrackee import ALWAYS, EVENTS, PREFERENCES, TEMPLATES, social
@@ -168,3 +169,30 @@ def test_read_time_visibility() -> None:
         inbox.mark_all_seen(session, "2", event_config_name="user_warning")
         assert not ours.unread(session, "2", hidden=["7", "8"])["unread"]
         assert ours.unread(session, "2")["unread"]
+
+
+def test_read_time_visibility_of_comments() -> None:
+    """FitTrackee: shown where public, or for followers to a follower; not by who blocked the reader. All else is."""
+    comments = {"1": ("5", "public"), "2": ("5", "followers_only"), "3": ("6", "followers_only"), "4": ("7", "public")}
+    for id, (author, _) in {**comments, "private": ("5", "")}.items():
+        put("2", NOW, event_config_name="workout_comment", sender_id=author, object_type="comment", object_id=id)
+    put("2", NOW, event_config_name="comment_like", sender_id="7", object_type="comment", object_id="3")
+    ours = adapter("FitTrackee")
+    rows_of = {
+        ours.COMMENTS: [{"id": id, "author": author, "visibility": to} for id, (author, to) in comments.items()],
+        ours.FOLLOWS: [{"follower": "2", "followed": "5"}],
+        ours.BLOCKS: [{"blocker": "7", "blocked": "2"}],
+    }
+    with transaction() as session:
+        for table, values in rows_of.items():
+            columns = ", ".join(f"{column.name} text" for column in table.c)
+            session.execute(text(f"CREATE TEMPORARY TABLE {table.name} ({columns})"))
+            session.execute(insert(table), values)
+        asked = {"only": ours.may_see("2")}
+        found = inbox.list(session, "2", page=1, **asked)
+        shown = sorted((row.event_config_name, row.object_id) for row in found.items)
+        assert shown == [("comment_like", "3"), ("workout_comment", "1"), ("workout_comment", "2")]
+        assert (ours.list_notifications(session, "2", **asked)["pagination"]["total"], found.total) == (3, 3)
+        inbox.mark_all_seen(session, "2", sender_id="5")
+        assert ours.unread(session, "2", **asked)["unread"]
+        assert not ours.unread(session, "2", hidden=["7"], **asked)["unread"]

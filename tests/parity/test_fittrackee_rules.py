@@ -4,16 +4,18 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from tests.parity.document import adapter, write_events
+from tests.parity.document import ROOT, adapter, write_events
 from tests.parity.fittrackee import ALWAYS, EVENTS, PREFERENCES, TEMPLATES, following, social
 from tests.store import LATER, NOW, ask, by_recipient, create, enqueue, put, rows, take, together, undone, waits
 from worker import inbox, pending, recipients
 from worker.channels.smtp_url import parse_smtp_url
 from worker.database import transaction
+from worker.errors import MandatoryEvent
 from worker.models import Delivery, Notification
 from worker.purge import purge_seen
 from worker.render import render
@@ -54,12 +56,18 @@ def test_preferences(event: str) -> None:
 
 
 def test_preferences_of_the_inbox() -> None:
-    """FitTrackee: a type turned off makes no row; the application keeps that choice here, and looks before it asks."""
+    """FitTrackee: a type turned off makes no row, one that is always sent cannot be; here mail is asked for apart."""
     with transaction() as session:
-        recipients.set_preference(session, "2", "mention", enabled=False, channel="inbox")
-        off = [one for one in recipients.preferences(session, "2", channel="inbox") if not one["enabled"]]
-        assert [one["event_config_name"] for one in off] == ["mention"]
+        for event in PREFERENCES:
+            recipients.set_preference(session, "2", event, enabled=False, channel="inbox")
+        with pytest.raises(MandatoryEvent):
+            recipients.set_preference(session, "2", ALWAYS[0], enabled=False, channel="inbox")
+        turned_off = [one for one in recipients.preferences(session, "2", channel="inbox") if not one["enabled"]]
+        assert {one["event_config_name"] for one in turned_off} == set(PREFERENCES)
         assert all(one["enabled"] for one in recipients.preferences(session, "2"))
+    off = [ask("2", event, should_email=False) for event in PREFERENCES]
+    assert create(*off, ask("2", ALWAYS[0]), ask("3", "mention")).left_out == len(PREFERENCES)
+    assert {row.recipient_id: row.event_config_name for row in rows(Notification)} == {"2": ALWAYS[0], "3": "mention"}
 
 
 def test_supersede() -> None:
@@ -73,6 +81,16 @@ def test_supersede() -> None:
     assert (found["2"].id, found["2"].event_config_name) == (asked.id, "follow")
     assert (found["2"].created_at, found["2"].seen_at) == (NOW, None)
     assert found["1"].event_config_name == "follow_request_approved"
+
+
+def test_supersede_as_shipped(configure: Configure) -> None:
+    """FitTrackee: its two events are among the shipped ones."""
+    configure(CONFIG_DIR=ROOT / "config", TEMPLATES_DIR=ROOT / "templates")
+    asked: dict[str, Any] = {"to": {"id": "2", "lang": "de"}, "context": {"username": "admin"}}
+    for event in ("follow_request", "follow"):
+        create(following(event, **asked))
+    [row] = rows(Notification)
+    assert (row.event_config_name, row.text) == ("follow", "admin folgt dir jetzt.")
 
 
 def test_supersede_without_a_request() -> None:
@@ -124,7 +142,7 @@ def test_retract_of_a_user() -> None:
     with transaction() as session:
         recipients.erase(session, "2", now=LATER)
         assert [row.sender_id for row in session.scalars(select(Notification))] == ["2"]
-        assert retract(session, "workout", "6", sender_id="2") == 1
+        assert retract(session, sender_id="2") == 1
     assert rows(Notification) == []
 
 

@@ -35,7 +35,7 @@ def test_events() -> None:
     """Every event that the page asks for is shipped."""
     named = set(re.findall(r'notify\("(\w+)"', TEXT)) | set(re.findall(r"the event `(\w+)`", TEXT))
     assert len(named) >= 8
-    assert named - EVENTS.keys() == {"follow"}  # FitTrackee's, to be written with its `supersedes`
+    assert named - EVENTS.keys() == set()
 
 
 def test_settings() -> None:

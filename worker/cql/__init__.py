@@ -30,7 +30,7 @@ on the database: PostgreSQL uses its collation and lower-cases by it, SQLite com
 """
 
 from worker.cql.parser import parse
-from worker.cql.sql import compile
+from worker.cql.sql import Fits, Pattern, compile, containing
 from worker.cql.tree import Query
 
-__all__ = ["Query", "compile", "parse"]
+__all__ = ["Fits", "Pattern", "Query", "compile", "containing", "parse"]

@@ -29,6 +29,9 @@ from worker.cql.tree import (
 #: Unicode has letters of two cases below this code point only.
 MAX_CASED = 0x20000
 
+#: A regular expression, and a GLOB pattern of the same meaning.
+Pattern = tuple[str, str]
+
 _ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -98,8 +101,8 @@ def _sort(key: SortKey) -> UnaryExpression[Any]:
     return (column.desc() if key.descending else column.asc()).nulls_last()
 
 
-class _Fits(FunctionElement[bool]):
-    """Text, and a regular expression and a GLOB pattern of the same meaning.
+class Fits(FunctionElement[bool]):
+    """Whether a text fits a pattern; its arguments are the text, and the two of a `Pattern`.
 
     Both know sets, and so letters of either case whatever the database's locale; both take linear time.
     """
@@ -109,21 +112,32 @@ class _Fits(FunctionElement[bool]):
     inherit_cache = True
 
 
-@compiles(_Fits, "postgresql")
-def _postgresql(element: _Fits, compiler: SQLCompiler, **kw: Any) -> str:
+@compiles(Fits, "postgresql")
+def _postgresql(element: Fits, compiler: SQLCompiler, **kw: Any) -> str:
     text, regex, _ = element.clauses
     return f"(({compiler.process(text, **kw)}) ~ {compiler.process(regex, **kw)})"
 
 
-@compiles(_Fits, "sqlite")
-def _sqlite(element: _Fits, compiler: SQLCompiler, **kw: Any) -> str:
+@compiles(Fits, "sqlite")
+def _sqlite(element: Fits, compiler: SQLCompiler, **kw: Any) -> str:
     text, _, glob = element.clauses
     return f"(({compiler.process(text, **kw)}) GLOB {compiler.process(glob, **kw)})"
 
 
+def containing(word: str) -> Pattern:
+    """What fits a text that has this word, or a longer one around it, without regard to case."""
+    return _pattern((Wild.ANY, *word, Wild.ANY), Kind.TEXT)
+
+
 def _fits(text: ColumnElement[Any], mask: Mask, kind: Kind) -> ColumnElement[bool]:
+    return Fits(text, *_pattern(mask, kind))
+
+
+def _pattern(mask: Mask, kind: Kind) -> Pattern:
     sets = [part if isinstance(part, Wild) else _set(part, kind) for part in mask]
-    return _Fits(text, f"^{''.join(map(_in_regex, sets))}$", "".join(map(_in_glob, sets)))
+    regex = f"^{''.join(map(_in_regex, sets))}$"
+    # What fits anything at either end is quicker left out, with its anchor.
+    return regex.removeprefix("^.*").removesuffix(".*$"), "".join(map(_in_glob, sets))
 
 
 def _words(text: ColumnElement[Any], mask: Mask) -> ColumnElement[bool]:

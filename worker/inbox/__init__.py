@@ -8,6 +8,7 @@ Every function takes the caller's own SQLAlchemy session and leaves the commit t
 from worker.inbox.changes import delete, delete_seen, mark_all_seen, mark_seen
 from worker.inbox.counting import Counts, counts, event_types, has_unseen, unseen_count
 from worker.inbox.filters import Filters, Where, visible
+from worker.inbox.items import Item
 from worker.inbox.lists import get, list
 from worker.inbox.pages import MAX_PER_PAGE, Page
 from worker.inbox.plain import Depth, as_dict, counts_as_dict, page_as_dict
@@ -17,6 +18,7 @@ __all__ = [
     "Counts",
     "Depth",
     "Filters",
+    "Item",
     "Page",
     "Where",
     "as_dict",

@@ -4,29 +4,30 @@ from datetime import UTC, datetime
 from typing import Unpack
 from uuid import UUID
 
+from sqlalchemy import and_, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from worker import signal
 from worker.errors import InvalidRequest
 from worker.inbox.filters import Where, narrow, visible
+from worker.inbox.items import COLUMNS, Item
+from worker.inbox.lists import get
 from worker.models import Notification
+from worker.rows import locked
 
 
-def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Notification | None:
+def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Item | None:
     """Mark one notification seen, or unseen again. `seen_at` keeps the first time; None where there is no such row."""
     now = datetime.now(UTC)
+    one = and_(visible(recipient_id, now), Notification.id == id)
     changes = Notification.seen_at.is_(None) if seen else Notification.seen_at.is_not(None)
-    session.execute(
-        update(Notification)
-        .where(visible(recipient_id, now), Notification.id == id, changes)
-        .values(seen_at=now if seen else None, updated_at=now)
-    )
+    marked = update(Notification).where(one, changes).values(seen_at=now if seen else None, updated_at=now)
+    row = session.execute(marked.returning(*COLUMNS)).first()
+    if row is None:  # it is so already, or there is none
+        return get(session, recipient_id, id)
     signal.note(session, {recipient_id: id})
-    # In one query, since another transaction may remove the row between two.
-    anew = select(Notification).where(visible(recipient_id, now), Notification.id == id)
-    return session.scalar(anew.execution_options(populate_existing=True))
+    return Item._make(row)
 
 
 def mark_all_seen(
@@ -42,7 +43,7 @@ def mark_all_seen(
         where["until"] = before
     now = datetime.now(UTC)
     condition = narrow(recipient_id, now=now, seen=False, **where).condition()
-    statement = update(Notification).where(condition).values(seen_at=now, updated_at=now)
+    statement = update(Notification).where(Notification.id.in_(locked(condition))).values(seen_at=now, updated_at=now)
     signal.note(session, {recipient_id: None})
     return len(session.execute(statement.returning(Notification.id)).all())
 
@@ -65,4 +66,5 @@ def delete_seen(
     if older_than is not None:
         condition &= Notification.updated_at < older_than
     signal.note(session, {recipient_id: None})
-    return len(session.execute(sql_delete(Notification).where(condition).returning(Notification.id)).all())
+    statement = sql_delete(Notification).where(Notification.id.in_(locked(condition)))
+    return len(session.execute(statement.returning(Notification.id)).all())

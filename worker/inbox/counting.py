@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from worker.inbox import quick
-from worker.inbox.filters import Filters, Narrowed, Where, condition_of, narrow
+from worker.inbox.filters import Filters, Narrowed, Shape, Where, condition_of, narrow
 from worker.models import Notification
 
 #: Makes a statement of a condition.
@@ -26,22 +26,26 @@ class Counts:
     """By event config name, where it was asked for; what has none is in the whole alone."""
 
 
-def unseen_count(session: Session, recipient_id: str, **where: Unpack[Where]) -> int:
-    """How many are unseen: one query, of PostgreSQL's index of what is unseen alone."""
-    found: int = _first(session, narrow(recipient_id, seen=False, **where), _count)[0]
-    return found
+def unseen_count(
+    session: Session, recipient_id: str, *, only: ColumnElement[bool] | None = None, **where: Unpack[Where]
+) -> int:
+    """How many are unseen: one query, of PostgreSQL's index of what is unseen alone. `only` as in `list`."""
+    [[found]] = _rows(session, narrow(recipient_id, seen=False, **where), _count, only)
+    return int(found)
 
 
-def has_unseen(session: Session, recipient_id: str, **where: Unpack[Where]) -> bool:
-    """Whether anything is unseen: it stops at the first one."""
-    return _first(session, narrow(recipient_id, seen=False, **where), _any) is not None
+def has_unseen(
+    session: Session, recipient_id: str, *, only: ColumnElement[bool] | None = None, **where: Unpack[Where]
+) -> bool:
+    """Whether anything is unseen: it stops at the first one. `only` as in `list`."""
+    return bool(_rows(session, narrow(recipient_id, seen=False, **where), _any, only))
 
 
 def counts(session: Session, recipient_id: str, *, by_event: bool = False, **where: Unpack[Where]) -> Counts:
     """How many notifications there are, and how many of them are unseen; of each event too where that is asked for."""
     narrowed = narrow(recipient_id, **where)
     if not by_event:
-        return Counts(*session.execute(_searched(narrowed, _total_and_unseen), narrowed.values).one())
+        return Counts(*_rows(session, narrowed, _total_and_unseen)[0])
     totals, fresh = (_by_event(session, each) for each in (narrowed, replace(narrowed, seen=False)))
     named = {name: Counts(total, fresh.get(name, 0)) for name, total in totals.items() if name is not None}
     return Counts(sum(totals.values()), sum(fresh.values()), named)
@@ -72,23 +76,15 @@ def _groups(condition: ColumnElement[bool]) -> Select[str | None, int]:
 
 
 def _by_event(session: Session, narrowed: Narrowed) -> dict[str | None, int]:
-    return {name: count for name, count in session.execute(_searched(narrowed, _groups), narrowed.values)}
+    return {name: count for name, count in _rows(session, narrowed, _groups)}
 
 
-def _first(session: Session, narrowed: Narrowed, make: Make) -> Any:
-    statement = _searched(narrowed, make)
-    if narrowed.search is not None:
-        return session.execute(statement, narrowed.values).first()
-    return quick.first(session, statement, narrowed.values)
-
-
-def _searched(narrowed: Narrowed, make: Make) -> Any:
-    """The statement, to be executed with the values; kept, unless words are searched for."""
-    if narrowed.search is None:
-        return _kept(make, narrowed.shape)
-    return make(condition_of(narrowed.shape) & narrowed.search)
+def _rows(session: Session, narrowed: Narrowed, make: Make, only: ColumnElement[bool] | None = None) -> Sequence[Any]:
+    if only is not None:
+        return session.execute(make(condition_of(narrowed.shape) & only), narrowed.values).all()
+    return quick.rows(session, _kept(make, narrowed.shape), narrowed.values)
 
 
 @lru_cache(maxsize=512)
-def _kept(make: Make, shape: Any) -> Any:
+def _kept(make: Make, shape: Shape) -> Any:
     return make(condition_of(shape))

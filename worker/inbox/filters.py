@@ -4,15 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from pydantic import with_config
-from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, or_, true
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, or_
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on only
 
 from worker import cql
-from worker.cql.tree import FIELDS, Combination, Comparison, Wild
 from worker.errors import InvalidRequest
 from worker.models import Notification, UtcDateTime
 
@@ -28,12 +27,16 @@ class Where(TypedDict, total=False):
     event_config_name: str | Sequence[str] | None
     """Of this event, or of one of these."""
     sender_id: str | None
+    not_sender_id: str | Sequence[str] | None
+    """Not by this sender, or by none of these: those whom the recipient blocked. What has no sender stays."""
     object_type: str | None
     object_id: str | None
     """Only with `object_type`: objects of two types may have the same id."""
     scope: str | None
     parent_id: UUID | None
-    """The answers to this one, that is a thread."""
+    """The answers to this one."""
+    thread_id: UUID | None
+    """The whole thread that began with this one, itself too."""
     since: datetime | None
     """Created at this moment or later."""
     until: datetime | None
@@ -59,17 +62,32 @@ def visible(
     return (Notification.recipient_id == recipient_id) & (Notification.created_at <= now) & alive
 
 
+def _of_thread(id: Any) -> ColumnElement[bool]:
+    # The index of threads holds what has a parent.
+    answers = Notification.parent_id.is_not(None) & (Notification.thread_id == id)
+    return or_(answers, Notification.id == id)
+
+
 _CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "seen": lambda seen: Notification.seen_at.is_not(None) if seen else Notification.seen_at.is_(None),
-    "event_config_name": lambda names: Notification.event_config_name.in_(names),
+    "event_config_name": lambda name: Notification.event_config_name == name,
+    "event_config_name_in": lambda names: Notification.event_config_name.in_(names),
     "sender_id": lambda id: Notification.sender_id == id,
+    "not_sender_id": lambda id: or_(Notification.sender_id.is_(None), Notification.sender_id != id),
+    "not_sender_id_in": lambda ids: or_(Notification.sender_id.is_(None), Notification.sender_id.not_in(ids)),
     "object_type": lambda name: Notification.object_type == name,
     "object_id": lambda id: Notification.object_id == id,
     "scope": lambda scope: Notification.scope == scope,
     "parent_id": lambda id: Notification.parent_id == id,
+    "thread_id": _of_thread,
     "since": lambda moment: Notification.created_at >= moment,
     "until": lambda moment: Notification.created_at < moment,
 }
+#: Filters that take one value or several. Several have a name of their own: comparing with one is quicker.
+_SEVERAL = ("event_config_name", "not_sender_id")
+
+#: Whether it was seen, the names of the filters that are given, and how many words are searched for.
+Shape = tuple[bool | None, frozenset[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,33 +99,35 @@ class Narrowed:
     seen: bool | None
     given: dict[str, Any]
     """The filters that are given, but for `seen` and `search`."""
-    search: ColumnElement[bool] | None
+    words: Sequence[cql.Pattern] = ()
+    """That are searched for."""
 
     @property
-    def shape(self) -> tuple[bool | None, frozenset[str]]:
+    def shape(self) -> Shape:
         """What conditions have in common that differ in their values alone."""
-        return self.seen, frozenset(self.given)
+        return self.seen, frozenset(self.given), len(self.words)
 
     @property
     def values(self) -> dict[str, Any]:
         """The values of `condition_of(shape)`."""
-        return {"recipient_id": self.recipient_id, "now": self.now, **self.given}
+        words = {name: part for n, word in enumerate(self.words) for name, part in zip(_names(n), word, strict=True)}
+        return {"recipient_id": self.recipient_id, "now": self.now, **self.given, **words}
 
     def condition(self) -> ColumnElement[bool]:
         """The whole condition, with its values."""
         parts = [_CONDITIONS[name](value) for name, value in self.given.items()]
         parts += [] if self.seen is None else [_CONDITIONS["seen"](self.seen)]
-        parts += [] if self.search is None else [self.search]
-        return and_(visible(self.recipient_id, self.now), *parts)
+        return and_(visible(self.recipient_id, self.now), *parts, *[_found(*word) for word in self.words])
 
 
 @cache
-def condition_of(shape: tuple[bool | None, frozenset[str]]) -> ColumnElement[bool]:
+def condition_of(shape: Shape) -> ColumnElement[bool]:
     """The condition without its values: making it anew for each query takes longer than a small query runs."""
-    seen, given = shape
+    seen, given, words = shape
     whole = visible(bindparam("recipient_id"), bindparam("now", type_=UtcDateTime()))
-    parts = [_CONDITIONS[name](bindparam(name, expanding=name == "event_config_name")) for name in sorted(given)]
-    return and_(whole, *parts, *([] if seen is None else [_CONDITIONS["seen"](seen)]))
+    parts = [_CONDITIONS[name](bindparam(name, expanding=name.endswith("_in"))) for name in sorted(given)]
+    parts += [] if seen is None else [_CONDITIONS["seen"](seen)]
+    return and_(whole, *parts, *[_found(*map(bindparam, _names(n))) for n in range(words)])
 
 
 def narrow(
@@ -126,11 +146,13 @@ def narrow(
     if unknown:
         raise TypeError(f"no such filter: {min(unknown)}")
     given = {name: value for name, value in where.items() if value is not None}
-    if (events := given.get("event_config_name")) is not None:
-        given["event_config_name"] = [events] if isinstance(events, str) else [*events]
     _check(recipient_id, given)
-    found = None if search is None else _found(search)
-    return Narrowed(recipient_id, datetime.now(UTC) if now is None else now, seen, given, found)
+    for name in _SEVERAL:
+        if name in given and not isinstance(given[name], str):
+            values = [*given.pop(name)]
+            given |= {name: values[0]} if len(values) == 1 else {f"{name}_in": values}
+    words = () if search is None else _words(search)
+    return Narrowed(recipient_id, datetime.now(UTC) if now is None else now, seen, given, words)
 
 
 def _check(recipient_id: str, given: dict[str, Any]) -> None:
@@ -140,9 +162,8 @@ def _check(recipient_id: str, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if isinstance(value, datetime) and value.tzinfo is None:
             raise InvalidRequest(f"{name}: a time with its offset from UTC")
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                _check_text(name, text)
+        for text in [value] if isinstance(value, str) else value if isinstance(value, Sequence) else ():
+            _check_text(name, text)
 
 
 def _check_text(name: str, text: str) -> None:
@@ -150,20 +171,17 @@ def _check_text(name: str, text: str) -> None:
         raise InvalidRequest(f"{name}: no NUL character and no lone surrogate")
 
 
-def _found(search: str) -> ColumnElement[bool]:
+def _words(search: str) -> Sequence[cql.Pattern]:
     _check_text("search", search)
     words = search.split()
     if len(search) > MAX_SEARCH or len(words) > MAX_SEARCH_WORDS:
         raise InvalidRequest(f"search: at most {MAX_SEARCH} characters and {MAX_SEARCH_WORDS} words")
-    if not words:
-        return true()
-    return cql.compile(cql.Query(_combined("and", [_contains(word) for word in words], depth=2)))[0]
+    return [cql.containing(word) for word in words]
 
 
-def _contains(word: str) -> Combination:
-    mask = (Wild.ANY, *word, Wild.ANY)
-    return _combined("or", [Comparison(FIELDS[name], "==", mask) for name in ("title", "text")], depth=1)
+def _names(number: int) -> tuple[str, str]:
+    return f"regex_{number}", f"glob_{number}"
 
 
-def _combined(operator: Literal["and", "or"], parts: Sequence[Comparison | Combination], depth: int) -> Combination:
-    return Combination(operator, tuple(parts), depth, sum(part.terms for part in parts))
+def _found(regex: Any, glob: Any) -> ColumnElement[bool]:
+    return or_(*[cql.Fits(column.expression, regex, glob) for column in (Notification.title, Notification.text)])

@@ -7,23 +7,30 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from worker.errors import InvalidRequest
-from worker.models import Notification
+from worker.inbox.items import Item
 
 #: The most that one page may hold.
 MAX_PER_PAGE = 200
+#: Pages that may be numbered.
+MAX_PAGES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a recipient's notifications."""
 
-    items: list[Notification]
+    items: list[Item]
     next_cursor: str | None
     """Give it back as `cursor` for the following page; None at the end, and where a query sorts."""
-    page: int | None = None
+    offset: int | None = None
+    """How many come before this page; known, as `total` is, where a page number or an offset is asked for."""
     per_page: int = 10
     total: int | None = None
-    """Counted only where page numbers are asked for."""
+
+    @property
+    def page(self) -> int | None:
+        """The number of the page that it begins in, from 1."""
+        return None if self.offset is None else self.offset // self.per_page + 1
 
     @property
     def pages(self) -> int | None:
@@ -33,27 +40,39 @@ class Page:
     @property
     def has_next(self) -> bool:
         """Whether more follows."""
-        return self.next_cursor is not None or (self.page or 0) < (self.pages or 0)
+        return self.next_cursor is not None or (self.offset or 0) + self.per_page < (self.total or 0)
 
     @property
     def has_prev(self) -> bool:
-        """Whether a numbered page comes before this one."""
-        return self.page is not None and self.page > 1
+        """Whether there is a page before this one; not known of a page by cursor."""
+        return bool(self.offset)
 
 
-def check_paging(order: str, page: int | None, per_page: int, cursor: str | None) -> None:
-    """Raise InvalidRequest naming the argument that is wrong."""
+def passed_over(
+    order: str, page: int | None, offset: int | None, per_page: int, cursor: str | None, *, sorts: bool
+) -> int | None:
+    """How many to pass over; None where neither page nor offset is asked for and the query does not sort.
+
+    Raises InvalidRequest naming the argument that is wrong.
+    """
     if order not in ("asc", "desc"):
         raise InvalidRequest("order: asc or desc")
-    if page is not None and (page < 1 or page > 1_000_000):
-        raise InvalidRequest("page: a number from 1")
-    if page is not None and cursor is not None:
-        raise InvalidRequest("page, cursor: one of the two")
     if not 1 <= per_page <= MAX_PER_PAGE:
         raise InvalidRequest(f"per_page: a number from 1 to {MAX_PER_PAGE}")
+    if page is not None and not 1 <= page <= MAX_PAGES:
+        raise InvalidRequest("page: a number from 1")
+    if offset is not None and not 0 <= offset <= MAX_PAGES * MAX_PER_PAGE:
+        raise InvalidRequest("offset: a number from 0")
+    if sum(given is not None for given in (page, offset, cursor)) > 1:
+        raise InvalidRequest("page, offset, cursor: one of the three")
+    if sorts and cursor is not None:
+        raise InvalidRequest("cursor: not where the query sorts; use page or offset")
+    if offset is None and (page is not None or sorts):
+        return ((page or 1) - 1) * per_page
+    return offset
 
 
-def encode(last: Notification) -> str:
+def encode(last: Item) -> str:
     """The cursor that goes on after this one."""
     place = json.dumps([last.created_at.isoformat(), last.id.hex])
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")

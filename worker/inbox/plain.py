@@ -5,6 +5,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from worker.inbox.counting import Counts
+from worker.inbox.items import Item
 from worker.inbox.pages import Page
 from worker.models import Notification
 
@@ -19,11 +20,12 @@ _LIST = (
 _FIELDS: dict[Depth, tuple[str, ...]] = {
     "name": _NAME,
     "list": _LIST,
-    "detail": (*Notification.__table__.columns.keys(), "seen"),
+    "detail": (*Item._fields, "seen"),
 }
+_ABOUT = ("next_cursor", "has_next", "has_prev", "page", "pages", "offset", "per_page", "total")
 
 
-def as_dict(row: Notification, depth: Depth = "detail") -> dict[str, Any]:
+def as_dict(row: Item | Notification, depth: Depth = "detail") -> dict[str, Any]:
     """A notification as JSON: full UTC timestamps with Z, ids as text, `seen` beside `seen_at`.
 
     `name`: id and title. `list`: with where it comes from and whether it was seen, without its text. `detail`: all.
@@ -33,7 +35,7 @@ def as_dict(row: Notification, depth: Depth = "detail") -> dict[str, Any]:
 
 def page_as_dict(page: Page, depth: Depth = "detail") -> dict[str, Any]:
     """A page as JSON."""
-    about = {name: getattr(page, name) for name in ("next_cursor", "has_next", "has_prev", "page", "pages", "total")}
+    about = {name: getattr(page, name) for name in _ABOUT}
     return {"items": [as_dict(row, depth) for row in page.items], **about}
 
 

@@ -84,7 +84,7 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             "ix_notifications_thread",
-            ["recipient_id", "parent_id"],
+            ["recipient_id", "parent_id", "thread_id"],
             unique=False,
             postgresql_where=sa.text("parent_id IS NOT NULL"),
             sqlite_where=sa.text("parent_id IS NOT NULL"),
