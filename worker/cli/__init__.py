@@ -6,7 +6,7 @@ import sys
 import click
 from sqlalchemy.exc import OperationalError
 
-from worker.cli import daily, local, texts
+from worker.cli import channels, daily, local, texts
 from worker.client import PublishError
 from worker.errors import BellhopError
 
@@ -19,6 +19,10 @@ COMMANDS = (
     texts.lint,
     texts.preview,
     daily.purge,
+    channels.status,
+    channels.pause,
+    channels.drain,
+    channels.resume,
     local.demo,
     local.up,
 )
