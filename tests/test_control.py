@@ -92,7 +92,8 @@ def test_a_server_that_is_down_costs_no_attempts(script: Script, configure: Conf
         # A kept connection that proves dead is replaced once.
         assert server.connections <= 2 * 2
     assert {("pending", 0)} == {(row.status, row.attempts) for row in rows(Delivery)}
-    assert 2 == sum(row.last_error is not None for row in rows(Delivery))
+    # Two batches; a pipelined connection that is cut takes two emails with it.
+    assert 2 <= sum(row.last_error is not None for row in rows(Delivery)) <= 4
     assert ago(seconds=0) < (state().open_until or ago(days=1)) <= utcnow() + timedelta(seconds=100)
     assert [] == take()
 
