@@ -89,5 +89,7 @@ def test_what_does_not_end_in_time_is_cut_off(tmp_path: Path, postgres_engine: E
             wait_until(lambda: server.contents, 20, "the worker waits for the answer")
             assert stop(worker, number) < 10
     found = states()
-    assert 5 == sum(found.values())
-    assert {("sending", 1): len(server.contents), ("pending", 0): 5 - len(server.contents)} == found
+    under_way = found.pop(("sending", 1))
+    # Of a pipelined connection the next email, too.
+    assert len(server.contents) <= under_way <= 2 * len(server.contents)
+    assert {("pending", 0): 5 - under_way} == found
