@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from tests import real_smtp
 from tests.catalogue import write_catalogue
 from tests.databases import Databases
 from tests.servers import PostgresServer
@@ -24,6 +25,11 @@ def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: while a test of whole systems waits for their clocks, another runs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores + 1
+
+
+def pytest_report_header() -> str:
+    """Say which programs the tests run against."""
+    return real_smtp.report()
 
 
 def forget() -> None:

@@ -40,7 +40,7 @@ def put_notifications(count: int = 1, **values: Any) -> list[UUID]:
 
 def put_deliveries(count: int = 1, *, event: str | None = "book_available", **values: Any) -> list[UUID]:
     """Write deliveries, pending and due unless said otherwise, each of an unseen notification; gives their ids."""
-    notifications = put_notifications(count, event_config_name=event, seen_at=None)
+    notifications = put_notifications(count, event_config_name=event, seen_at=None, created_at=utcnow())
     row = {
         "channel": "email",
         "address": "reader@example.com",

@@ -280,8 +280,8 @@ def test_hold_claims_one_mail_at_a_time(configure: Configure) -> None:
         configure(SMTP_URL=server.url + "?tls=none", UNKNOWN_POLICY="hold")
         original = claims.claim
 
-        def watched(*args: object) -> tuple[list[Claimed], int]:
-            claimed = original(*args)  # type: ignore[arg-type]
+        def watched(*args: object, **options: bool) -> tuple[list[Claimed], int]:
+            claimed = original(*args, **options)  # type: ignore[arg-type]
             seen.append(len(claimed[0]))
             return claimed
 

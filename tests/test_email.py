@@ -54,7 +54,7 @@ def test_nothing_is_connected_before_the_first_parcel() -> None:
         assert [] == sent(channel, [])
         [outcome] = sent(channel, [parcel("jane.doe@example.com\r\nRCPT TO:<victim@example.com>")])
 
-        assert (Verdict.PERMANENT, "malformed address") == (outcome.verdict, outcome.detail)
+        assert (Verdict.PERMANENT, "address: malformed") == (outcome.verdict, outcome.detail)
         assert 0 == server.connections
 
 

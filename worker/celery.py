@@ -1,21 +1,25 @@
 """Composition root: the app, its queues, routes and beat schedule. `celery -A worker worker|beat|flower` finds it."""
 
+import inspect
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
 from pathlib import PurePath
+from threading import Timer
 from typing import Any, NoReturn
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.schedules import crontab
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_shutting_down
 from kombu import Queue
 from pydantic import ValidationError, validate_call
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from worker import transport
+from worker import stopping, transport
 from worker.database import UNAVAILABLE, check_schema, get_engine
 from worker.errors import BellhopError, InvalidRequest, StoreUnavailable, UnexpectedError
 from worker.events import get_events
@@ -88,17 +92,21 @@ def _place(error: Exception) -> str:
     return f"{PurePath(last.filename).name}:{last.lineno}"
 
 
-def task(name: str, *, keep_result: bool = False) -> Callable[[Callable[..., Any]], Task]:
+def task(name: str, *, keep_result: bool = False, internal: bool = False) -> Callable[[Callable[..., Any]], Task]:
     """Register a function as a task of our app. Its keyword arguments are checked; a wrong one is named, not shown.
 
-    A kept result is for the caller alone: neither events nor logs show it.
+    A kept result is for the caller alone: neither events nor logs show it. An internal task is published by Bellhop
+    itself, perhaps by a newer version: an argument that it does not know is passed over, not refused.
     """
 
     def register(function: Callable[..., Any]) -> Task:
         checked = validate_call(function)
+        known = inspect.signature(function).parameters
 
         @wraps(function)
         def run(**kwargs: Any) -> Any:
+            if internal:
+                kwargs = {name: value for name, value in kwargs.items() if name in known}
             try:
                 result = checked(**kwargs)
             except ValidationError as error:
@@ -208,6 +216,17 @@ def refuse_to_start(**_: Any) -> None:
         raise SystemExit(f"bellhop: {error}") from None
     except OperationalError as error:
         raise SystemExit(f"bellhop: the database cannot be reached ({_name(error)}); see DATABASE_URL") from None
+
+
+@worker_shutting_down.connect
+def begin_nothing_more(how: str, **_: Any) -> None:
+    """A stopping worker ends its deliveries after the one under way; what then still runs is cut off in time."""
+    if how == "Warm" and not stopping.stopping():
+        # To the cold shutdown, as by a second signal of the operator's.
+        cut_off = Timer(get_settings().stop_seconds, os.kill, (os.getpid(), signal.SIGQUIT))
+        cut_off.daemon = True
+        cut_off.start()
+    stopping.stop()
 
 
 app = make_app(get_settings())

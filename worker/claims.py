@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, func, select, true, update
 from sqlalchemy.orm import Session
 
+from worker import control
 from worker.attachments import File
 from worker.channels import Parcel
 from worker.events import get_events
@@ -28,6 +29,7 @@ _CLAIMED = (
     Delivery.attempts,
     Delivery.due_at,
     Delivery.expire_at,
+    Delivery.give_up_at,
 )
 
 
@@ -39,39 +41,49 @@ class Claimed:
     channel: str
     attempts: int
     parcel: Parcel
+    urgency: int
+    give_up_at: datetime
 
 
 def claim(
-    session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime
+    session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime, *, probing: bool = False
 ) -> tuple[list[Claimed], int]:
-    """Take what is pending and due, urgent and oldest first; what must not be sent is skipped, with why.
+    """Take what is pending and due, urgent and oldest first; what must not be sent is skipped or failed, with why.
 
-    Gives what is ours now, and how many were skipped.
+    Nothing of a channel that is held back, unless `probing`. Gives what is ours now, and how many were skipped.
     """
-    rows = _take(session, delivery_ids, now, lease_until)
+    rows = _take(session, delivery_ids, now, lease_until, true() if probing else control.is_open())
     about = _notifications(session, [row.notification_id for row in rows])
     contents = _contents(session, rows)
     above = references(session, about)
     refused = suppressed(session, [row.address for row in rows if row.address])
-    claimed, skipped = [], defaultdict(list)
+    claimed, too_late, skipped = [], [], defaultdict(list)
     for row in rows:
         notification = about[row.notification_id]
-        reason = _why_not(row, notification, refused, contents, now)
-        if reason:
+        give_up_at = row.give_up_at or control.give_up_at(row.urgency, notification.created_at)
+        if reason := _why_not(row, notification, refused, contents, now):
             skipped[reason].append(row.id)
+        elif give_up_at <= now:
+            too_late.append(row.id)
         else:
             parcel = _parcel(row, notification, contents, above.get(notification.id, ()))
-            claimed.append(Claimed(row.id, row.channel, row.attempts, parcel))
+            claimed.append(Claimed(row.id, row.channel, row.attempts, parcel, row.urgency, give_up_at))
     for reason, ids in skipped.items():
         values = {"status": "skipped", "reason": reason, "parts": None}
         session.execute(update(Delivery).where(is_in(session, Delivery.id, ids)).values(values))
+    if too_late:
+        words = func.coalesce(Delivery.last_error, "not tried in time")
+        failed = update(Delivery).values(status="failed", reason="too_late", last_error=words)
+        session.execute(failed.values(attempts=Delivery.attempts - 1).where(is_in(session, Delivery.id, too_late)))
     return claimed, sum(map(len, skipped.values()))
 
 
-def _take(session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime) -> list[Any]:
+def _take(
+    session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime, allowed: ColumnElement[bool]
+) -> list[Any]:
     open_ones = (
         select(Delivery.id)
-        .where(is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
+        .where(is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now, allowed)
         .with_for_update(skip_locked=True)
     )
     statement = (
@@ -135,3 +147,9 @@ def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> No
             .where(is_in(session, Delivery.id, ids), Delivery.status == "sending", Delivery.attempts == attempts)
             .values(status="pending", attempts=attempts - 1, lease_until=now)
         )
+
+
+def let_go(session: Session, delivery_ids: Sequence[UUID], now: datetime) -> None:
+    """Return deliveries that were handed over and not claimed, to be handed over again at once."""
+    handed = (is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
+    session.execute(update(Delivery).where(*handed).values(lease_until=now))

@@ -3,11 +3,14 @@
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Lock
+from time import monotonic
 from typing import Any, Protocol
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -30,6 +33,10 @@ UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 SQLITE_BUSY_SECONDS = 30
 
 
+#: Seconds after which a process looks at the database's clock again.
+CLOCK_EVERY = 10
+
+
 class Transaction(Protocol):
     """Opens a session that commits at its end; `transaction` below is one."""
 
@@ -38,12 +45,38 @@ class Transaction(Protocol):
         ...
 
 
-def utcnow() -> datetime:
-    """The present moment, aware."""
-    return datetime.now(UTC)
-
-
 _engines: dict[int, Engine] = {}
+_clock_lock = Lock()
+_clock: tuple[float, datetime] | None = None
+"""When we last asked PostgreSQL for the time, by the monotonic clock, and what it said."""
+
+
+def utcnow() -> datetime:
+    """The present moment, aware: of all that share a database by its clock, so that leases mean the same to all.
+
+    PostgreSQL is asked every `CLOCK_EVERY` seconds, in between the monotonic clock counts; while it cannot be
+    reached, too. With SQLite all are on one machine, whose clock it is.
+    """
+    global _clock
+    if get_engine().dialect.name == "sqlite":
+        return datetime.now(UTC)
+    with _clock_lock:
+        if _clock is None or monotonic() - _clock[0] >= CLOCK_EVERY:
+            _clock = _ask_the_time(_clock)
+        asked, answer = _clock
+    return answer + timedelta(seconds=monotonic() - asked)
+
+
+def _ask_the_time(before: tuple[float, datetime] | None) -> tuple[float, datetime]:
+    asked = monotonic()
+    try:
+        with closing(get_engine().raw_connection()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute("SELECT clock_timestamp()")
+            [(answer,)] = cursor.fetchall()
+    except (*UNAVAILABLE, psycopg.Error):
+        now = monotonic()
+        return (now, before[1] + timedelta(seconds=now - before[0])) if before else (now, datetime.now(UTC))
+    return (asked + monotonic()) / 2, answer.astimezone(UTC)
 
 
 def make_engine(url: str) -> Engine:

@@ -5,20 +5,23 @@ Claiming, sending and recording are separate: no transaction is open while the o
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from worker import control
 from worker.channels import CHANNELS, Channel, Outcome, Parcel
-from worker.claims import Claimed, claim, give_back
+from worker.claims import Claimed, claim, give_back, let_go
 from worker.database import UNAVAILABLE, Transaction, utcnow
 from worker.outcomes import record
 from worker.settings import Settings, get_settings
+from worker.stopping import stopping
 
 #: Answers of the other side that sending one parcel may have to wait for.
 PHASES = 8
@@ -32,6 +35,19 @@ _channels: dict[str, Channel] = {}
 
 
 @dataclass(slots=True)
+class _Batch:
+    """What one call of a channel gets to send."""
+
+    channel: str
+    claimed: list[Claimed]
+    lease_until: datetime
+    probing: bool = False
+    """Whether it is the one delivery that tries a channel which was cut off."""
+    slots: list[float] = field(default_factory=list)
+    """When each may be sent, by the monotonic clock; empty where the channel has no rate."""
+
+
+@dataclass(slots=True)
 class Delivered:
     """What a call to `deliver` did."""
 
@@ -40,7 +56,7 @@ class Delivered:
     failed: int = 0
     skipped: int = 0
     given_back: int = 0
-    """Claimed, but the lease was about to end before their turn."""
+    """Claimed, but not to be sent now: the lease about to end, the server gone, the rate reached, a stopping worker."""
 
 
 def deliver(begin: Transaction, delivery_ids: Sequence[UUID]) -> Delivered:
@@ -49,13 +65,47 @@ def deliver(begin: Transaction, delivery_ids: Sequence[UUID]) -> Delivered:
     # Held mails must not include any that was merely claimed: there, one claim, one mail.
     size = 1 if settings.unknown_policy == "hold" else settings.deliver_batch
     for start in range(0, len(delivery_ids), size):
-        lease_until = utcnow() + timedelta(seconds=settings.lease_seconds)
         with begin() as session:
-            claimed, skipped = claim(session, delivery_ids[start : start + size], utcnow(), lease_until)
-        result.skipped += skipped
-        for name in {one.channel for one in claimed}:
-            _send(begin, _channel(name), [one for one in claimed if one.channel == name], lease_until, result)
+            if stopping():
+                let_go(session, delivery_ids[start:], utcnow())
+                break
+            batches = _claim(session, delivery_ids[start : start + size], result)
+        for batch in batches:
+            _send(begin, batch, result)
     return result
+
+
+def _claim(session: Session, delivery_ids: Sequence[UUID], result: Delivered) -> list[_Batch]:
+    now = utcnow()
+    lease_until = now + timedelta(seconds=get_settings().lease_seconds)
+
+    def take(ids: Sequence[UUID], *, probing: bool = False) -> list[Claimed]:
+        claimed, skipped = claim(session, ids, now, lease_until, probing=probing)
+        result.skipped += skipped
+        return claimed
+
+    claimed = take(delivery_ids)
+    names = {one.channel for one in claimed}
+    batches = [_Batch(name, [one for one in claimed if one.channel == name], lease_until) for name in names]
+    if len(claimed) < len(delivery_ids) and (probe := control.take_probe(session, delivery_ids, now)):
+        ones = take([probe.id], probing=True)
+        batches += [_Batch(probe.channel, [one], lease_until, probing=True) for one in ones]
+        if not ones:
+            control.release_probe(session, probe.channel, now)
+    for batch in batches:
+        _keep_to_rate(session, batch, now, result)
+    return batches
+
+
+def _keep_to_rate(session: Session, batch: _Batch, now: datetime, result: Delivered) -> None:
+    """Leave in the batch what may be sent within seconds, and give the rest back."""
+    slots = control.slots(session, batch.channel, len(batch.claimed), batch.claimed[0].urgency, now)
+    if slots is not None:
+        started = time.monotonic()
+        batch.slots = [started + seconds for seconds in slots]
+        batch.claimed, later = batch.claimed[: len(slots)], batch.claimed[len(slots) :]
+        give_back(session, later, now)
+        result.given_back += len(later)
 
 
 def _channel(name: str) -> Channel:
@@ -64,38 +114,51 @@ def _channel(name: str) -> Channel:
     return _channels[name]
 
 
-def _send(
-    begin: Transaction, channel: Channel, claimed: Sequence[Claimed], lease_until: datetime, result: Delivered
-) -> None:
-    waiting = {one.id: one for one in claimed}
+def _send(begin: Transaction, batch: _Batch, result: Delivered) -> None:
+    waiting = {one.id: one for one in batch.claimed}
     under_way: dict[UUID, Claimed] = {}
-    last_moment = _last_moment(lease_until, get_settings())
+    last_moment = _last_moment(batch.lease_until, get_settings())
+    reached = True
 
-    def under_lease() -> Iterator[Parcel]:
-        for one in claimed:
-            if utcnow() >= last_moment:
+    def may_begin() -> bool:
+        return reached and not stopping() and utcnow() < last_moment
+
+    def under_lease() -> Iterator[Parcel | None]:
+        for number, one in enumerate(batch.claimed):
+            while may_begin() and batch.slots and time.monotonic() < batch.slots[number]:
+                yield None
+            if not may_begin():
                 return
             under_way[one.id] = waiting.pop(one.id)
             yield one.parcel
 
     told: list[tuple[Claimed, Outcome]] = []
     try:
-        for outcomes in channel.send(under_lease()):
+        for outcomes in _channel(batch.channel).send(under_lease()):
+            reached = reached and all(outcome.reached for outcome in outcomes)
             told = [(under_way.pop(outcome.delivery_id), outcome) for outcome in outcomes]
-            counts = _persist(begin, lambda session: record(session, told, utcnow()), lease_until)  # noqa: B023
+            counts = _persist(begin, lambda session: _record(session, batch, told), batch.lease_until)  # noqa: B023
             told = []
             result.sent += counts["sent"]
             result.later += counts["pending"]
             result.failed += counts["failed"] + counts["unknown"]
         if waiting:
-            _persist(begin, lambda session: give_back(session, list(waiting.values()), utcnow()), lease_until)
-            result.given_back += len(waiting)
+            rest = list(waiting.values())
+            _persist(begin, lambda session: give_back(session, rest, utcnow()), batch.lease_until)
+            result.given_back += len(rest)
     except BaseException:
         # What was under way when something broke may have been sent: it stays claimed until its lease ends.
         with suppress(*UNAVAILABLE), begin() as session:
             record(session, told, utcnow())
             give_back(session, list(waiting.values()), utcnow())
         raise
+
+
+def _record(session: Session, batch: _Batch, told: Sequence[tuple[Claimed, Outcome]]) -> Counter[str]:
+    now = utcnow()
+    counts = record(session, told, now)
+    control.note(session, batch.channel, [outcome for _, outcome in told], now, probing=batch.probing)
+    return counts
 
 
 def _persist(begin: Transaction, write: Callable[[Session], T], until: datetime) -> T:

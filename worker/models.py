@@ -134,13 +134,36 @@ class Delivery(Base):
     """Until then the row is in somebody's hands: handed over (pending), or claimed (sending)."""
     expire_at: Mapped[datetime | None]
     """Not sent after."""
+    give_up_at: Mapped[datetime | None]
+    """Tried no more from then on; null: so long after the notification as the settings say."""
     last_error: Mapped[str | None] = mapped_column(Text)
     sent_at: Mapped[datetime | None]
 
     __table_args__ = (
-        _partial_index("ix_deliveries_due", "urgency", "due_at", where="status = 'pending'"),
+        _partial_index("ix_deliveries_due", "channel", "urgency", "due_at", where="status = 'pending'"),
         _partial_index("ix_deliveries_claimed", "lease_until", where="status = 'sending'"),
     )
+
+
+class ChannelState(Base):
+    """What holds a channel back or slows it down; a channel without a row may send."""
+
+    __tablename__ = "channels"
+
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    paused_at: Mapped[datetime | None]
+    """Since when an operator lets nothing of it be claimed."""
+    pause_reason: Mapped[str | None] = mapped_column(String(200))
+    failures: Mapped[int] = mapped_column(default=0)
+    """How often in a row its server could not be used."""
+    opened: Mapped[int] = mapped_column(default=0)
+    """How often in a row the circuit breaker opened, each time for longer."""
+    open_until: Mapped[datetime | None]
+    """Nothing is claimed before, then one delivery as a probe; null: the breaker is closed."""
+    last_error: Mapped[str | None] = mapped_column(Text)
+    """What the last of the failures said."""
+    next_free_at: Mapped[datetime | None]
+    """The first moment of the send rate that nobody has reserved."""
 
 
 class AttachmentContent(Base):

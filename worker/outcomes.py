@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from worker.channels import Outcome, Verdict
 from worker.claims import Claimed
 from worker.models import Delivery
+from worker.recipients import suppress
 from worker.rows import is_in
 from worker.settings import Settings, get_settings
 
@@ -38,6 +39,8 @@ def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datet
             ours = (_rows.c.id == one.id, _rows.c.status == "sending", _rows.c.attempts == one.attempts)
             session.execute(update(_rows).where(*ours).values(**values))
             counts[values["status"]] += 1
+        if outcome.no_such_address and settings.suppress_on_refusal:
+            suppress(session, one.parcel.address, "no_such_address", now, one.channel)
     return counts
 
 
@@ -48,10 +51,20 @@ def _consequence(one: Claimed, outcome: Outcome, now: datetime, settings: Settin
         return {**values, "status": "failed"}
     if verdict is Verdict.UNKNOWN and settings.unknown_policy == "hold":
         return {**values, "status": "unknown"}
-    if one.attempts >= settings.max_attempts:
-        return {**values, "status": "failed"}
-    due = now + timedelta(seconds=backoff(verdict, one.attempts, settings))
-    return {**values, "status": "pending", "due_at": due, "lease_until": due}
+    return values | _later(one, outcome, now, settings)
+
+
+def _later(one: Claimed, outcome: Outcome, now: datetime, settings: Settings) -> dict[str, Any]:
+    verdict, attempts = outcome.verdict, one.attempts
+    if not outcome.reached:
+        # The server said nothing about this delivery: the attempt does not count. The breaker sees to the waiting.
+        verdict, attempts = Verdict.TRANSIENT, attempts - 1
+    if attempts >= settings.max_attempts:
+        return {"status": "failed"}
+    due = now + timedelta(seconds=backoff(verdict, attempts, settings))
+    if due >= one.give_up_at:
+        return {"status": "failed", "reason": "too_late"}
+    return {"status": "pending", "attempts": attempts, "due_at": due, "lease_until": due}
 
 
 def backoff(verdict: Verdict, attempts: int, settings: Settings) -> float:
@@ -60,6 +73,6 @@ def backoff(verdict: Verdict, attempts: int, settings: Settings) -> float:
     What our own side must mend first waits for the maximum at once.
     """
     longest = settings.retry_max_seconds
-    exponent = min(attempts - 1, 30)
+    exponent = min(max(attempts - 1, 0), 30)
     delay = longest if verdict is Verdict.MISCONFIGURED else min(longest, settings.retry_base_seconds * 2**exponent)
     return delay * random.uniform(0.5, 1.0)

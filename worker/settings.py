@@ -77,11 +77,27 @@ class Settings(BaseSettings):
     handover_seconds: Seconds = 60
     """A due delivery that nobody claimed for this long after hand-over is handed over again."""
     dispatch_every_seconds: Seconds = 5
-    max_attempts: Count = 12
+    max_attempts: Count = 150
+    """So many that usually the age decides, below."""
     retry_base_seconds: Seconds = 10
     retry_max_seconds: Seconds = 3600
+    give_up_high_seconds: Seconds = 14_400
+    """An email of an event of high priority is tried no more once it is so old (its notification's age)."""
+    give_up_normal_seconds: Seconds = 432_000
+    """The same for the others: five days (RFC 5321, 4.5.4.1)."""
     unknown_policy: Literal["resend", "hold"] = "resend"
     """A mail that the server may have taken: send again with the same Message-ID, or hold it for the operator."""
+
+    suppress_on_refusal: bool = False
+    """An address of which the mail server says that it does not exist is suppressed from then on."""
+    email_rate_per_second: Annotated[float, Field(ge=0)] = 0
+    """Emails that all workers together begin to send in a second; 0: as many as they can."""
+    breaker_failures: Count = 5
+    """When the mail server could not be used so often in a row, nothing is sent for a while, then one as a probe."""
+    breaker_max_seconds: Seconds = 300
+    """The longest such while; the first is as long as the wait before a second attempt, and each next one twice it."""
+    throttled_pause_seconds: Seconds = 10
+    """That while, when what the mail server asked for was less."""
 
     signal: Literal["off", "on", "all"] = "on"
     """Whether changes of an inbox are published to those who listen: off; on, but for the pages of a fan-out; all."""
@@ -99,6 +115,8 @@ class Settings(BaseSettings):
 
     task_time_limit_seconds: Seconds = 240
     """A task that runs longer ends in an error; at 1.125 times it, its process is killed. Well below the next."""
+    stop_seconds: Seconds = 100
+    """After SIGTERM, tasks that still run after this long are cut off; the container must be given longer."""
     visibility_timeout_seconds: Count = 300
     """After this long the Redis broker hands an unacknowledged message to another worker."""
 

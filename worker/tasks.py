@@ -78,7 +78,7 @@ def _numbers(created: Created) -> dict[str, int]:
     return numbers | {name: number for name in ("pages", "left_out") if (number := getattr(created, name))}
 
 
-@task("notifications.create_pending")
+@task("notifications.create_pending", internal=True)
 def create_pending(*, bulk: bool = False) -> dict[str, int]:
     """Create waiting requests until there are none, or its time is up: then go on in a new task."""
     done, limit, started = 0, 1 if bulk else PENDING_BATCH, time.monotonic()
@@ -114,7 +114,7 @@ def wake_pending(*, bulk: bool) -> None:
     publish("notifications.create_pending", queue="bulk" if bulk else None, bulk=bulk)
 
 
-@task("notifications.deliver")
+@task("notifications.deliver", internal=True)
 def deliver(*, delivery_ids: list[UUID]) -> dict[str, int]:
     """Claim these deliveries and send them."""
     done = delivering.deliver(transaction, delivery_ids)
@@ -124,7 +124,7 @@ def deliver(*, delivery_ids: list[UUID]) -> dict[str, int]:
     return {name: getattr(done, name) for name in ("sent", "later", "failed", "skipped", "given_back")}
 
 
-@task("notifications.dispatch_due")
+@task("notifications.dispatch_due", internal=True)
 def dispatch_due() -> dict[str, int]:
     """Hand over what is due or was abandoned, and wake the creation of requests that nobody took."""
     deliveries = _hand_over_due()
@@ -168,7 +168,7 @@ def purge_seen(*, older_than: AwareDatetime | None = None) -> dict[str, Any]:
     return {"removed": purged.removed, "finished": purged.finished}
 
 
-@task("notifications.purge_requests")
+@task("notifications.purge_requests", internal=True)
 def purge_requests() -> dict[str, int]:
     """Forget the records of requests past their retention."""
     return {"removed": purging.purge_requests(transaction, now=utcnow())}

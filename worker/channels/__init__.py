@@ -58,6 +58,11 @@ class Outcome:
     verdict: Verdict
     detail: str = ""
     """The other side's words or the error's class, without the address and without any content."""
+    reached: bool = True
+    """False: the server could not be used at all (connecting, greeting, encryption, login), so that nothing was said
+    about this delivery, nor would be about the next."""
+    no_such_address: bool = False
+    """The other side says that there is no such address, whatever is sent to it."""
 
 
 class Channel(Protocol):

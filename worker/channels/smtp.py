@@ -22,6 +22,9 @@ from worker.channels.replies import NotSmtp, Replies
 from worker.channels.smtp_url import SmtpServer
 
 END_OF_DATA = "end of DATA"
+_OPENING = ("connect", "TLS", "greeting", "EHLO", "STARTTLS", "AUTH")
+_NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
+"""No such mailbox, no such domain, no valid address, moved away, domain without mail (RFC 3463, RFC 7505)."""
 _LOGIN_CODES = frozenset({530, 534, 535, 538})
 """Authentication or encryption required, login refused (RFC 4954, RFC 3207): never the address's fault."""
 
@@ -33,6 +36,18 @@ class Failure(Exception):
         super().__init__(phase, code, words, verdict)
         self.phase, self.code, self.words = phase, code, words
         self.verdict = verdict or _verdict(phase, code, words)
+
+    @property
+    def reached(self) -> bool:
+        """False where no dialogue about the letter came about, so that the next one would fare no better."""
+        about_letter = self.phase == "MAIL" and (self.code is not None or self.verdict is Verdict.PERMANENT)
+        return about_letter or self.phase not in (*_OPENING, "MAIL")
+
+    @property
+    def no_such_address(self) -> bool:
+        """The server says that the mailbox or its domain does not exist; a policy (5.7.z) or a full one is another."""
+        status = self.words.partition(" ")[0]
+        return self.phase == "RCPT" and self.verdict is Verdict.PERMANENT and status in _NO_SUCH_ADDRESS
 
 
 def _verdict(phase: str, code: int | None, words: str) -> Verdict:

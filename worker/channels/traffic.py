@@ -142,7 +142,7 @@ class Traffic:
                 if parcel is None:
                     self._pause_until = monotonic() + _PAUSE
                 elif letter is None:
-                    self._add(Outcome(parcel.delivery_id, Verdict.PERMANENT, "malformed address"))
+                    self._add(Outcome(parcel.delivery_id, Verdict.PERMANENT, "address: malformed"))
                 else:
                     self._again.append(Errand(parcel, letter))
         return bool(self._again)
@@ -156,7 +156,9 @@ class Traffic:
                     dialogue.begin(errand)
                     self._watch(dialogue)
             elif self._refusal:
+                # One by one: who is told may not want to try the next.
                 self._tell(self._again.popleft(), self._refusal)
+                return
             elif connections == 0 or self._begun >= _PROOF * connections:
                 self._open()
             else:
@@ -229,12 +231,13 @@ class Traffic:
         dialogue.left.clear()
 
     def _tell(self, errand: Errand, what: str | Failure) -> None:
-        if isinstance(what, Failure):
-            code = "" if what.code is None else f"{what.code} "
-            verdict, words = what.verdict, f"{what.phase}: {code}{what.words}"
-        else:
-            verdict, words = Verdict.SENT, what
-        self._add(Outcome(errand.parcel.delivery_id, verdict, _without_address(words, errand.parcel.address)))
+        parcel = errand.parcel
+        if isinstance(what, str):
+            self._add(Outcome(parcel.delivery_id, Verdict.SENT, _without_address(what, parcel.address)))
+            return
+        code = "" if what.code is None else f"{what.code} "
+        words = _without_address(f"{what.phase}: {code}{what.words}", parcel.address)
+        self._add(Outcome(parcel.delivery_id, what.verdict, words, what.reached, what.no_such_address))
 
     def _add(self, outcome: Outcome) -> None:
         if not self._outcomes:
