@@ -13,7 +13,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from worker.errors import InvalidSettings, SchemaOutdated
@@ -21,6 +22,9 @@ from worker.settings import get_settings
 
 #: Not Alembic's default, so that an application's own migrations can live in the same database.
 VERSION_TABLE = "bellhop_version"
+
+#: The database is away, or does not answer: nothing is wrong with what was asked of it.
+STORE_ERRORS = (OperationalError, InterfaceError, PoolTimeout)
 
 #: Seconds that SQLite waits for another process's write.
 SQLITE_BUSY_SECONDS = 30
