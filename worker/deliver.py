@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from worker import attempts
 from worker.attachments import File
 from worker.channels import CHANNELS, Channel, Outcome, Parcel, Verdict
 from worker.database import Transaction, utcnow
@@ -189,7 +190,9 @@ def record(session: Session, one: Claimed, outcome: Outcome, now: datetime, resu
         statement = statement.where(Delivery.status != "sent")
     else:
         statement = statement.where(Delivery.status == "sending", Delivery.attempts == one.attempts)
-    session.execute(statement.values(**values))
+    recorded = session.execute(statement.values(**values).returning(Delivery.id)).first()
+    if recorded and outcome.verdict is not Verdict.SENT:
+        attempts.note(session, one.id, one.attempts, outcome.verdict, outcome.detail, now)
     result.sent += values["status"] == "sent"
     result.later += values["status"] == "pending"
     result.failed += values["status"] in ("failed", "unknown")
@@ -265,6 +268,7 @@ def take_due(session: Session, now: datetime, limit: int) -> dict[int, list[UUID
 
 def _recover(session: Session, now: datetime, settings: Settings) -> None:
     """Deliveries whose lease ran out: the worker died between the claim and the record."""
+    attempts.note_silent(session, now)
     silent = update(Delivery).where(Delivery.status == "sending", Delivery.lease_until <= now)
     spent = {"status": "failed", "reason": "abandoned", "last_error": "every worker that claimed it fell silent"}
     session.execute(silent.where(Delivery.attempts >= settings.max_attempts).values(spent))

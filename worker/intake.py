@@ -40,7 +40,9 @@ def take_messages(
         try:
             with begin() as session:
                 return create(session, asked)
-        except (BellhopError, *passing):
+        except BellhopError:
+            raise
+        except passing:
             raise
         except Exception as error:
             if len(asked) == 1:

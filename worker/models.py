@@ -191,14 +191,15 @@ class UnderWay(Base):
 
 
 class Attempt(Base):
-    """One attempt at a delivery that did not succeed; the one that did is told by the delivery's own row."""
+    """An attempt at a delivery that did not succeed; the one that did is told by the delivery's own row."""
 
     __tablename__ = "attempts"
 
-    delivery_id: Mapped[UUID] = mapped_column(ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    delivery_id: Mapped[UUID] = mapped_column(ForeignKey("deliveries.id", ondelete="CASCADE"), index=True)
+    number: Mapped[int]
     at: Mapped[datetime]
-    verdict: Mapped[str] = mapped_column(String(20))
+    verdict: Mapped[str] = mapped_column(String(40))
     """Its class: one of `worker.channels.Verdict`, or `abandoned` where the worker fell silent."""
     detail: Mapped[str | None] = mapped_column(Text)
     """The other side's words, without the address."""

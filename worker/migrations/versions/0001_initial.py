@@ -263,21 +263,27 @@ def upgrade() -> None:
 
     op.create_table(
         "attempts",
+        sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("delivery_id", sa.Uuid(), nullable=False),
-        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("at", models.UtcDateTime(timezone=True), nullable=False),
-        sa.Column("verdict", sa.String(length=20), nullable=False),
+        sa.Column("verdict", sa.String(length=40), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(
             ["delivery_id"], ["deliveries.id"], name=op.f("fk_attempts_delivery_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("delivery_id", "number", name=op.f("pk_attempts")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_attempts")),
     )
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_attempts_delivery_id"), ["delivery_id"], unique=False)
     # ### end Alembic commands ###
 
 
 def downgrade() -> None:
     op.drop_table("attachments")
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_attempts_delivery_id"))
+
     op.drop_table("attempts")
     op.drop_table("heartbeats")
     op.drop_table("under_way")
