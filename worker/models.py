@@ -138,6 +138,7 @@ class Delivery(Base):
     __table_args__ = (
         _partial_index("ix_deliveries_due", "urgency", "due_at", where="status = 'pending'"),
         _partial_index("ix_deliveries_claimed", "lease_until", where="status = 'sending'"),
+        _partial_index("ix_deliveries_failed", "due_at", where="status IN ('failed', 'unknown')"),
     )
 
 

@@ -23,8 +23,9 @@ from worker.database import transaction, utcnow
 from worker.errors import InvalidRequest, PartlyRefused
 from worker.failed import Failure
 from worker.ids import derive
-from worker.models import URGENCY
+from worker.models import URGENCY, Heartbeat
 from worker.request import NotificationRequest
+from worker.rows import upsert_rows
 from worker.settings import get_settings
 
 log = logging.getLogger(__name__)
@@ -161,6 +162,8 @@ def dispatch_due() -> dict[str, int]:
     hand_over(due)
     for bulk in waiting:
         wake_pending(bulk=bulk)
+    with transaction() as session:
+        upsert_rows(session, Heartbeat, [{"name": "dispatch_due", "at": utcnow()}], ["name"])
     return {"deliveries": sum(map(len, due.values()))}
 
 

@@ -6,7 +6,7 @@ import sys
 import click
 from sqlalchemy.exc import OperationalError
 
-from worker.cli import daily, local, texts
+from worker.cli import daily, doctor, explain, local, repair, texts
 from worker.client import PublishError
 from worker.errors import BellhopError
 
@@ -19,6 +19,11 @@ COMMANDS = (
     texts.lint,
     texts.preview,
     daily.purge,
+    repair.deliveries,
+    repair.requests,
+    explain.explain,
+    repair.replay,
+    doctor.doctor,
     local.demo,
     local.up,
 )
