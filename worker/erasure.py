@@ -111,15 +111,21 @@ def _naming(
     while page := session.scalars(statement.where(Request.id > last)).all():
         last = page[-1].id
         for one in page:
-            entries = (one.payload or {}).get("to", [])
+            entries = _entries(one.payload or {})
             mine = [entry for entry in entries if _means(entry, recipient_id, username)]
             if mine:
                 yield one, mine, [entry for entry in entries if entry not in mine]
 
 
+def _entries(payload: dict[str, Any]) -> list[Any]:
+    """Of what failed, `to` may be anything."""
+    to = payload.get("to", [])
+    return to if isinstance(to, list) else [to]
+
+
 def _means(entry: Any, recipient_id: str, username: str | None) -> bool:
-    if isinstance(entry, str):
-        return entry == recipient_id
+    if not isinstance(entry, dict):
+        return bool(entry == recipient_id)
     return entry.get("id") == recipient_id or (username is not None and entry.get("username") == username)
 
 

@@ -117,7 +117,8 @@ def take_waiting(begin: Transaction, *, limit: int, bulk: bool, ends: Ends) -> I
         yield 1, _one_waiting(begin, id, bulk, ends)
     if batch.suspects:
         with begin() as session:
-            under_way.cross_out(session, set(batch.suspects) - pending.still_waiting(session, batch.suspects))
+            named = under_way.beside(session, batch.suspects)
+            under_way.cross_out(session, named - pending.still_waiting(session, named))
 
 
 @dataclass(slots=True)

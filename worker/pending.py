@@ -127,7 +127,7 @@ def take_these(session: Session, ids: Sequence[UUID]) -> list[Request]:
     return list(session.scalars(waiting.order_by(Request.created_at, Request.id).with_for_update(skip_locked=True)))
 
 
-def still_waiting(session: Session, ids: Sequence[UUID]) -> set[UUID]:
+def still_waiting(session: Session, ids: Collection[UUID]) -> set[UUID]:
     """Those of them that wait."""
     return set(session.scalars(select(Request.id).where(Request.id.in_(ids), Request.status == "pending")))
 

@@ -66,6 +66,13 @@ def in_other_hands(session: Session, *, now: datetime) -> set[UUID]:
     return {UUID(name) for line, names in session.execute(young) if line not in _survived for name in names}
 
 
+def beside(session: Session, ids: Collection[UUID]) -> set[UUID]:
+    """The requests on the lines that name any of these."""
+    wanted = {str(id) for id in ids}
+    lines = session.scalars(select(UnderWay.request_ids))
+    return {UUID(name) for names in lines if wanted & set(names) for name in names}
+
+
 def cross_out(session: Session, ids: Collection[UUID]) -> None:
     """Take requests that are settled off every line."""
     settled = {str(id) for id in ids}
