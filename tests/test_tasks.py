@@ -100,7 +100,8 @@ def test_create_many_creates_the_right_ones(broker: Celery) -> None:
     assert f"{known['id']}: {IdempotencyConflict.__name__}" in str(caught.value)
     assert {"first", "second", "third"} == {row.recipient_id for row in rows(Notification)}
     kept = [row.payload for row in rows(Request) if row.status == "failed"]
-    assert all(asked in kept for asked in ({"to": []}, conflict))
+    expected: list[Any] = [{"to": []}, conflict]
+    assert all(asked in kept for asked in expected)
 
 
 def test_a_large_audience_is_fanned_out(broker: Celery, configure: Configure) -> None:
