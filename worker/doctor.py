@@ -168,7 +168,7 @@ def _broker() -> Iterator[Check]:
         yield Check("broker", _first_line(error), "start the broker, or correct BROKER_URL")
         return
     advice = "start `celery -A worker worker`"
-    yield Check("workers", f"{len(consumed)} answer", "" if consumed else advice)
+    yield Check("workers", f"{len(consumed)} of them answer", "" if consumed else advice)
     orphans = sorted(set(QUEUES) - {queue["name"] for queues in consumed.values() for queue in queues})
     if consumed and orphans:
         yield Check("queues", f"nobody takes from {', '.join(orphans)}", f"{advice} -Q {','.join(orphans)}")

@@ -17,6 +17,8 @@ from worker.request import NotificationRequest
 
 #: Rows put back in one transaction.
 BATCH = 1_000
+#: Stands in the history of attempts where an operator put a delivery back.
+REPLAYED = "replayed"
 #: What a delivery may be put back from; the others were sent, or are on their way.
 DELIVERIES_BACK = ("failed", "unknown", "skipped")
 
@@ -138,7 +140,7 @@ def _put_back(session: Session, which: ColumnElement[bool], now: datetime) -> in
     some = select(Delivery.id, Delivery.attempts).where(which).order_by(Delivery.due_at, Delivery.id).limit(BATCH)
     found = session.execute(some.with_for_update(skip_locked=True)).all()
     for id, number in found:
-        attempts.note(session, id, number, "replayed", "put back by the operator", now)
+        attempts.note(session, id, number, REPLAYED, "", now)
     fresh = {"status": "pending", "attempts": 0, "due_at": now, "lease_until": now, "reason": None, "last_error": None}
     statement = update(Delivery).where(Delivery.id.in_([id for id, _ in found])).values(**fresh)
     session.execute(statement.execution_options(synchronize_session=False))

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from worker.cli.shared import console, echo_json, when
 from worker.database import check_schema, get_engine, transaction
+from worker.repair import REPLAYED
 from worker.story import explain as look
 
 #: What the words in `reason` and `email_reason` mean.
@@ -30,7 +31,6 @@ REASONS = {
     "misconfigured": "our side must be mended first: login, TLS or sender",
     "permanent": "the mail server refused it for good",
     "unknown": "the connection broke when the server may have taken it",
-    "replayed": "an operator put it back",
 }
 
 
@@ -115,6 +115,9 @@ def _of_delivery(one: dict[str, Any]) -> Iterator[tuple[int, str]]:
     reason = one["reason"] and f": {one['reason']}, {REASONS.get(one['reason'], 'see the server below')}"
     yield 2, f"status   {one['status']}{reason or ''}"
     for tried in one["history"]:
+        if tried["verdict"] == REPLAYED:
+            yield 2, f"put back {when(tried['at'])} UTC by an operator, as if never tried"
+            continue
         yield 2, f"try {tried['number']:<4} {when(tried['at'])} UTC {tried['verdict']}" + _named(":", tried["detail"])
     if one["sent_at"]:
         yield 2, f"sent     {when(one['sent_at'])} UTC at try {one['attempts']}, Message-ID {one['message_id']}"

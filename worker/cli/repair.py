@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import click
+from rich.padding import Padding
 from rich.text import Text
 
 from worker import repair
-from worker.cli.shared import Moment, console, echo_json, make_table, when
+from worker.cli.shared import Moment, console, echo_json, when
 from worker.database import check_schema, get_engine, transaction, utcnow
 from worker.repair import Replayed, Wanted
 from worker.story import mask
@@ -55,7 +58,7 @@ _recipient = click.option("--recipient", "recipient_id", help="To this recipient
 @click.option("--show-addresses", is_flag=True, help="In full; else a***@example.org.")
 @_json
 def deliveries(limit: int, show_addresses: bool, as_json: bool, **chosen: Any) -> None:
-    """List deliveries, the newest first; those that wait the most urgent first."""
+    """List deliveries, the newest first; those that wait the most urgent first. Times are in UTC."""
     check_schema(get_engine())
     with transaction() as session:
         found = repair.deliveries(session, Wanted(**chosen), limit)
@@ -63,15 +66,26 @@ def deliveries(limit: int, show_addresses: bool, as_json: bool, **chosen: Any) -
     if as_json:
         echo_json(shown)
         return
-    table = make_table("delivery", "status", "event", "to", "tries", "due (UTC)", "why")
     for one in shown:
-        status = f"{one['status']}: {one['reason']}" if one["reason"] else one["status"]
-        to = f"{one['recipient_id']} {one['address'] or ''}".strip()
-        cells = (one["id"], status, one["event_config_name"] or "", to, one["attempts"])
-        due = when(one["sent_at"] or one["due_at"])
-        table.add_row(*(Text(str(cell)) for cell in (*cells, due, one["last_error"] or "")))
-    console.print(table)
+        status = _named(one["status"], ": ", one["reason"])
+        about = f"{one['event_config_name'] or 'a text'} to {one['recipient_id']}"
+        tries = f"{one['attempts']} {'try' if one['attempts'] == 1 else 'tries'}"
+        _show(one["id"], status, one["sent_at"] or one["due_at"])
+        _tell(_named(about, " ", one["address"]) + _named(f", {tries}", ": ", one["last_error"]))
     _say_rest(len(shown), limit)
+
+
+def _named(words: str, between: str, more: str | None) -> str:
+    return f"{words}{between}{more}" if more else words
+
+
+def _show(id: UUID, status: str, moment: datetime) -> None:
+    """The first line of a row, short enough for a narrow terminal: the id is there to be copied."""
+    console.print(Text(f"{id}  {status:<20}  {when(moment)}"), soft_wrap=True)
+
+
+def _tell(words: str) -> None:
+    console.print(Padding(Text(words), (0, 0, 0, 4), expand=False))
 
 
 def _of_delivery(row: Any, event: str | None, recipient_id: str, *, show_addresses: bool) -> dict[str, Any]:
@@ -91,7 +105,7 @@ def _say_rest(shown: int, limit: int) -> None:
 @click.option("--payload", "show_payload", is_flag=True, help="With what was asked, where it is kept; implies --json.")
 @_json
 def requests(limit: int, show_payload: bool, as_json: bool, **chosen: Any) -> None:
-    """List requests, the newest first; those that wait the oldest first."""
+    """List requests, the newest first; those that wait the oldest first. Times are in UTC."""
     check_schema(get_engine())
     with transaction() as session:
         found = repair.requests(session, Wanted(**chosen), limit)
@@ -99,11 +113,10 @@ def requests(limit: int, show_payload: bool, as_json: bool, **chosen: Any) -> No
     if as_json or show_payload:
         echo_json(shown)
         return
-    table = make_table("request", "status", "event", "asked (UTC)", "why")
     for one in shown:
-        cells = (one["id"], one["status"], one["event_config_name"] or "", when(one["created_at"]), one["error"] or "")
-        table.add_row(*(Text(str(cell)) for cell in cells))
-    console.print(table)
+        _show(one["id"], one["status"], one["created_at"])
+        if one["error"]:
+            _tell(_named(one["event_config_name"] or "", ": " if one["event_config_name"] else "", one["error"]))
     _say_rest(len(shown), limit)
 
 
