@@ -65,8 +65,9 @@ class Settings(BaseSettings):
 
     create_batch: Count = 1000
     """Recipients created in one transaction; larger audiences are fanned out."""
-    poison_tries: Count = 3
-    """A request whose creation so many workers died of, or ran out of time with, is failed."""
+    poison_tries: Annotated[int, Field(ge=2)] = 3
+    """A request whose creation so many workers died of, or ran out of time with, is failed. Not 1: a message may come
+    again without any fault of its own."""
     deliver_batch: Count = 50
     """Deliveries claimed and sent by one task."""
     lease_seconds: Seconds = 300
