@@ -14,7 +14,7 @@ from worker import deliver as delivering
 from worker.channels import Outcome, Verdict
 from worker.database import get_engine, transaction, utcnow
 from worker.deliver import Claimed, Delivered, backoff
-from worker.models import Delivery
+from worker.models import Attempt, Delivery
 from worker.settings import Settings, get_settings
 
 Configure = Callable[..., None]
@@ -248,6 +248,7 @@ def test_abandoned_ones_are_taken_again(configure: Configure) -> None:
     assert {1: [id]} == take(utcnow())
     row = get_delivery(id)
     assert ("pending", 1, "abandoned") == (row.status, row.attempts, row.reason)
+    assert [(id, 1, "abandoned")] == [(one.delivery_id, one.number, one.verdict) for one in rows(Attempt)]
     assert 2 == claim(id).attempts
 
 

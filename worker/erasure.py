@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from worker.directory import as_dict, groups, is_table
 from worker.ids import uuid7
 from worker.models import (
+    Attempt,
     Base,
     Delivery,
     Erasure,
@@ -48,6 +49,7 @@ def export(session: Session, recipient_id: str) -> dict[str, Any]:
         "suppressions": [_plain(one) for one in suppressions],
         "notifications": [_plain(one) for one in notifications],
         "deliveries": [_plain(one) for one in deliveries],
+        "attempts": [_plain(one) for one in session.scalars(_attempts(recipient_id))],
         "requests": [_asked(one, mine) for one, mine, _others in _naming(session, recipient_id)],
     }
 
@@ -76,6 +78,11 @@ def erase(session: Session, recipient_id: str, *, now: datetime) -> dict[str, in
 def _deliveries(recipient_id: str) -> Any:
     own = select(Notification.id).where(Notification.recipient_id == recipient_id)
     return select(Delivery).where(Delivery.notification_id.in_(own))
+
+
+def _attempts(recipient_id: str) -> Any:
+    own = _deliveries(recipient_id).with_only_columns(Delivery.id)
+    return select(Attempt).where(Attempt.delivery_id.in_(own)).order_by(Attempt.at)
 
 
 def _addresses(session: Session, recipient_id: str) -> list[str]:
