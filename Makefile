@@ -31,8 +31,8 @@ help: ## List the targets
 demo: $(VENV)/.run $(SERVER_REDIS) ## Show the whole way of a notification: one command, no servers needed
 	@$(BIN)/bellhop demo
 
-up: $(VENV)/.run $(SERVER_REDIS) ## Run worker, beat and Flower until Ctrl-C; no servers needed
-	@$(BIN)/bellhop up
+up: $(VENV)/.run $(SERVER_REDIS) ## Run worker, beat and Flower until Ctrl-C; no servers needed; FLOWER_PORT=5655 for another
+	@$(BIN)/bellhop up $(if $(FLOWER_PORT),--flower-port $(FLOWER_PORT))
 
 test: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Run the tests; ARGS="-k inbox" chooses some
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -221,4 +221,7 @@ def test_purge_without_a_cutoff_follows_the_retention(configure: Configure) -> N
 def test_help_names_every_command() -> None:
     """`bellhop -h` is where people start."""
     output = run("-h").output
-    assert all(name in output for name in ("init-db", "send", "inbox", "events", "preview", "purge", "demo", "up"))
+    assert all(
+        name in output
+        for name in ("init-db", "send", "inbox", "events", "preview", "purge", "explain", "replay", "doctor", "up")
+    )

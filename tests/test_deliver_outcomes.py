@@ -16,7 +16,7 @@ from worker.channels import Outcome, Verdict
 from worker.claims import Claimed
 from worker.database import get_engine, transaction, utcnow
 from worker.deliver import Delivered
-from worker.models import Delivery
+from worker.models import Attempt, Delivery
 from worker.outcomes import backoff
 from worker.settings import Settings, get_settings
 
@@ -251,6 +251,7 @@ def test_abandoned_ones_are_taken_again(configure: Configure) -> None:
     assert {1: [id]} == take(utcnow())
     row = get_delivery(id)
     assert ("pending", 1, "abandoned") == (row.status, row.attempts, row.reason)
+    assert [(id, 1, "abandoned")] == [(one.delivery_id, one.number, one.verdict) for one in rows(Attempt)]
     assert 2 == claim(id).attempts
 
 

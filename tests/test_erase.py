@@ -69,7 +69,7 @@ def test_erase_leaves_nothing_of_one_and_everything_of_the_other() -> None:
     } == counts  # fmt: skip
     assert exported() == {
         "recipient": None, "groups": [], "preferences": [], "suppressions": [], "notifications": [], "deliveries": [],
-        "requests": [],
+        "attempts": [], "requests": [],
     }  # fmt: skip
     assert before == exported("chani")
 

@@ -18,7 +18,7 @@ from worker import directory_tasks, inbox_tasks, recipients, tasks
 from worker.celery import make_app
 from worker.database import transaction, utcnow
 from worker.dispatch import take_due
-from worker.errors import IdempotencyConflict, InvalidRequest, PartlyRefused, UnknownEvent
+from worker.errors import IdempotencyConflict, InvalidRequest, PartlyRefused
 from worker.ids import uuid7
 from worker.models import Delivery, GroupMember, Notification, Preference, PurgeRun, Recipient, Request, Suppression
 from worker.settings import Settings
@@ -89,22 +89,6 @@ def test_a_repeated_create_adds_nothing(broker: Celery) -> None:
     assert [1, 1] == [len(rows(Notification)), len(published(broker, "email"))]
 
 
-@pytest.mark.parametrize(
-    ("request_", "error"),
-    [
-        (wire(event_config_name="nothing"), UnknownEvent),
-        (wire(title="Without a text", nonsense=1), InvalidRequest),
-        (None, InvalidRequest),
-        ("text", InvalidRequest),
-    ],
-)
-def test_a_wrong_request_fails_by_name(broker: Celery, request_: Any, error: type[Exception]) -> None:
-    """The task fails with the reason's own error and leaves no row."""
-    with pytest.raises(error):
-        tasks.create(request=request_)
-    assert [0, 0] == [len(rows(Notification)), len(rows(Request))]
-
-
 def test_create_many_creates_the_right_ones(broker: Celery) -> None:
     """Those that are wrong are named by place or id; the others are there all the same."""
     known = wire("first")
@@ -115,6 +99,9 @@ def test_create_many_creates_the_right_ones(broker: Celery) -> None:
     assert "requests.1: " in str(caught.value)
     assert f"{known['id']}: {IdempotencyConflict.__name__}" in str(caught.value)
     assert {"first", "second", "third"} == {row.recipient_id for row in rows(Notification)}
+    kept = [row.payload for row in rows(Request) if row.status == "failed"]
+    expected: list[Any] = [{"to": []}, conflict]
+    assert all(asked in kept for asked in expected)
 
 
 def test_a_large_audience_is_fanned_out(broker: Celery, configure: Configure) -> None:

@@ -4,10 +4,8 @@ import inspect
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from functools import wraps
-from pathlib import PurePath
 from threading import Timer
 from typing import Any, NoReturn
 
@@ -19,10 +17,18 @@ from kombu import Queue
 from pydantic import ValidationError, validate_call
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from worker import stopping, transport
-from worker.database import UNAVAILABLE, check_schema, get_engine
-from worker.errors import BellhopError, InvalidRequest, StoreUnavailable, UnexpectedError
+from worker import failed, stopping, transport
+from worker.database import UNAVAILABLE, check_schema, get_engine, transaction, utcnow
+from worker.errors import (
+    BellhopError,
+    InvalidRequest,
+    PartlyRefused,
+    StoreUnavailable,
+    UnexpectedError,
+    type_and_place,
+)
 from worker.events import get_events
+from worker.failed import Failure
 from worker.request import complaints
 from worker.settings import Settings, get_settings
 
@@ -54,9 +60,21 @@ class BellhopTask(Task):
     abstract = True
     Request = "worker.transport:MaskedRequest"
     throws = (BellhopError,)
+    keeps_request = False
+    """Whether what was asked is kept where the task fails for good."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run; whatever goes wrong leaves as one of our own errors, or as a retry."""
+        try:
+            return self._attempt(args, kwargs)
+        except PartlyRefused:
+            raise
+        except BellhopError as error:
+            if self.keeps_request:
+                self._keep(args, kwargs, error)
+            raise
+
+    def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             raise InvalidRequest(f"{self.name}: keyword arguments only")
         try:
@@ -64,14 +82,26 @@ class BellhopTask(Task):
         except (BellhopError, Retry, Ignore, Reject):
             raise
         except UNAVAILABLE as error:
-            # None would stand for Celery's default of three.
-            self._later(
-                StoreUnavailable(f"the database could not be reached or did not answer ({_name(error)})"), sys.maxsize
-            )
+            self._wait_for_store(error)
         except SoftTimeLimitExceeded:
             self._later(UnexpectedError(f"{self.name}: longer than its time limit"), TIME_LIMIT_RETRIES)
         except Exception as error:
-            raise UnexpectedError(f"{_name(error)} at {_place(error)}") from None
+            raise UnexpectedError(type_and_place(error)) from None
+
+    def _keep(self, args: tuple[Any, ...], kwargs: dict[str, Any], error: BellhopError) -> None:
+        """Write what was asked down as failed; while the database is away, the whole task is tried again."""
+        try:
+            with transaction() as session:
+                failures = [Failure(asked, error, self.request.id) for asked in _asked(args, kwargs)]
+                failed.keep(session, failures, now=utcnow())
+        except UNAVAILABLE as away:
+            self._wait_for_store(away)
+
+    def _wait_for_store(self, error: Exception) -> NoReturn:
+        # None would stand for Celery's default of three.
+        self._later(
+            StoreUnavailable(f"the database could not be reached or did not answer ({_name(error)})"), sys.maxsize
+        )
 
     def _later(self, reason: BellhopError, most: int) -> NoReturn:
         delay = min(2**self.request.retries, STORE_RETRY_MAX)
@@ -87,17 +117,33 @@ def _name(error: Exception) -> str:
     return type(original).__name__
 
 
-def _place(error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{PurePath(last.filename).name}:{last.lineno}"
+def _asked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The requests among a task's arguments, or where they are none, all of them as one."""
+    one, many = kwargs.get("request"), kwargs.get("requests")
+    if args or len(kwargs) != 1 or (one is None and not isinstance(many, list)):
+        return [{failed.ARGUMENTS: {"args": list(args), "kwargs": kwargs}}]
+    return list(many) if isinstance(many, list) else [one]
 
 
-def task(name: str, *, keep_result: bool = False, internal: bool = False) -> Callable[[Callable[..., Any]], Task]:
+#: A message whose worker dies, or is killed at its time limit, goes back to its queue; `worker.intake` counts that.
+_KEEPS = {
+    "keeps_request": True,
+    "reject_on_worker_lost": True,
+    "retry_on_worker_lost": False,
+    "acks_on_timeout": False,
+}
+
+
+def task(
+    name: str, *, keep_result: bool = False, keep_request: bool = False, internal: bool = False
+) -> Callable[[Callable[..., Any]], Task]:
     """Register a function as a task of our app. Its keyword arguments are checked; a wrong one is named, not shown.
 
-    A kept result is for the caller alone: neither events nor logs show it. An internal task is published by Bellhop
-    itself, perhaps by a newer version: an argument that it does not know is passed over, not refused.
+    A kept result is for the caller alone: neither events nor logs show it. A request is kept where the task fails. An
+    internal task is published by Bellhop itself, perhaps by a newer version: an argument that it does not know is
+    passed over, not refused.
     """
+    options = _KEEPS if keep_request else {}
 
     def register(function: Callable[..., Any]) -> Task:
         checked = validate_call(function)
@@ -113,7 +159,7 @@ def task(name: str, *, keep_result: bool = False, internal: bool = False) -> Cal
                 raise InvalidRequest(complaints(error)) from None
             return transport.Private(result) if keep_result else result
 
-        registered: Task = app.task(name=name, ignore_result=not keep_result)(run)
+        registered: Task = app.task(name=name, ignore_result=not keep_result, **options)(run)
         return registered
 
     return register

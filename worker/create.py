@@ -36,6 +36,14 @@ class Created:
     refused: dict[UUID, BellhopError] = field(default_factory=dict)
     """What is wrong with the requests that were not created, by the request's id."""
 
+    def add(self, other: "Created") -> None:
+        """Take in what another transaction did."""
+        for name in ("notifications", "deliveries", "pages", "repeated"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for urgency, ids in other.due.items():
+            self.due.setdefault(urgency, []).extend(ids)
+        self.refused |= other.refused
+
 
 def create(session: Session, requests: Sequence[NotificationRequest], *, now: datetime) -> Created:
     """Create the notifications of these requests, and their deliveries, inside the caller's transaction.

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from worker import control
+from worker import attempts, control
 from worker.channels import CHANNELS
 from worker.models import URGENCY, Delivery
 from worker.settings import Settings, get_settings
@@ -63,6 +63,7 @@ def _take(session: Session, channel: str, urgency: int, now: datetime, until: da
 
 def _recover(session: Session, now: datetime, settings: Settings) -> None:
     """Deliveries whose lease ran out: the worker died between the claim and the record."""
+    attempts.note_silent(session, now)
     silent = update(Delivery).where(Delivery.status == "sending", Delivery.lease_until <= now)
     spent = {"status": "failed", "reason": "abandoned", "last_error": "every worker that claimed it fell silent"}
     deadly = and_(Delivery.reason == "abandoned", Delivery.attempts >= DEADLY)

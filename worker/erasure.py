@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from worker.directory import as_dict, groups, is_table
 from worker.ids import uuid7
 from worker.models import (
+    Attempt,
     Base,
     Delivery,
     Erasure,
@@ -49,6 +50,7 @@ def export(session: Session, recipient_id: str) -> dict[str, Any]:
         "suppressions": [_plain(one) for one in suppressions],
         "notifications": [_plain(one) for one in notifications],
         "deliveries": [_plain(one) for one in deliveries],
+        "attempts": [_plain(one) for one in session.scalars(_attempts(recipient_id))],
         "requests": [_asked(one, mine) for one, mine, _others in _naming(session, recipient_id)],
     }
 
@@ -78,6 +80,11 @@ def erase(session: Session, recipient_id: str, *, now: datetime) -> dict[str, in
 def _deliveries(recipient_id: str) -> Any:
     own = select(Notification.id).where(Notification.recipient_id == recipient_id)
     return select(Delivery).where(Delivery.notification_id.in_(own))
+
+
+def _attempts(recipient_id: str) -> Any:
+    own = _deliveries(recipient_id).with_only_columns(Delivery.id)
+    return select(Attempt).where(Attempt.delivery_id.in_(own)).order_by(Attempt.at)
 
 
 def _addresses(session: Session, recipient_id: str) -> list[str]:
@@ -113,15 +120,21 @@ def _naming(
     while page := session.scalars(statement.where(Request.id > last)).all():
         last = page[-1].id
         for one in page:
-            entries = (one.payload or {}).get("to", [])
+            entries = _entries(one.payload or {})
             mine = [entry for entry in entries if _means(entry, recipient_id, username)]
             if mine:
                 yield one, mine, [entry for entry in entries if entry not in mine]
 
 
+def _entries(payload: dict[str, Any]) -> list[Any]:
+    """Of what failed, `to` may be anything."""
+    to = payload.get("to", [])
+    return to if isinstance(to, list) else [to]
+
+
 def _means(entry: Any, recipient_id: str, username: str | None) -> bool:
-    if isinstance(entry, str):
-        return entry == recipient_id
+    if not isinstance(entry, dict):
+        return bool(entry == recipient_id)
     return entry.get("id") == recipient_id or (username is not None and entry.get("username") == username)
 
 

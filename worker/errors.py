@@ -5,6 +5,8 @@ people's screens. They name the field, the event, the language or the rule.
 """
 
 import inspect
+import traceback
+from pathlib import PurePath
 
 
 class BellhopError(Exception):
@@ -100,3 +102,22 @@ class StoreUnavailable(BellhopError):
 
 class UnexpectedError(BellhopError):
     """A programming error; the message names its type and place, never its values."""
+
+
+class Poisoned(BellhopError):
+    """Every worker that took it died, or ran out of its time; it is not tried again."""
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line: one of our own in its words, any other by its type and place alone."""
+    if isinstance(error, BellhopError):
+        return f"{type(error).__name__}: {error}"
+    return f"{UnexpectedError.__name__}: {type_and_place(error)}"
+
+
+def type_and_place(error: BaseException) -> str:
+    """What may be told of an error whose message could hold anything."""
+    original = getattr(error, "orig", None) or error  # a database driver's, where SQLAlchemy wraps it
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(original).__name__}{place}"

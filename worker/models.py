@@ -142,6 +142,7 @@ class Delivery(Base):
     __table_args__ = (
         _partial_index("ix_deliveries_due", "channel", "urgency", "due_at", where="status = 'pending'"),
         _partial_index("ix_deliveries_claimed", "lease_until", where="status = 'sending'"),
+        _partial_index("ix_deliveries_failed", "due_at", where="status IN ('failed', 'unknown')"),
     )
 
 
@@ -183,12 +184,14 @@ class Request(Base):
     __tablename__ = "requests"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
+    request_id: Mapped[UUID | None]
+    """The id that it was asked under, where a message that failed has a row of its own."""
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     fingerprint: Mapped[str] = mapped_column(String(64))
     status: Mapped[str] = mapped_column(String(10))
     """pending, created, failed or cancelled."""
     payload: Mapped[dict[str, Any] | None]
-    """The request of a durable enqueue, or of a page of a fan-out; emptied once created."""
+    """The request of a durable enqueue, of a page of a fan-out, or what failed; emptied once created."""
     bulk: Mapped[bool] = mapped_column(default=False)
     """A page of a fan-out: created after the small requests, by workers of the bulk queue."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -197,8 +200,44 @@ class Request(Base):
     __table_args__ = (
         _partial_index("uq_requests_key", "idempotency_key", where="idempotency_key IS NOT NULL", unique=True),
         _partial_index("ix_requests_pending", "bulk", "created_at", where="status = 'pending'"),
+        _partial_index("ix_requests_failed", "created_at", where="status = 'failed'"),
+        _partial_index("ix_requests_asked", "request_id", where="request_id IS NOT NULL"),
         Index("ix_requests_created_at", "created_at"),
     )
+
+
+class UnderWay(Base):
+    """Requests that a worker is just creating: a row that outlives its worker tells that it died of one of them."""
+
+    __tablename__ = "under_way"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    request_ids: Mapped[list[str]] = mapped_column(Json)
+    created_at: Mapped[datetime]
+
+
+class Attempt(Base):
+    """An attempt at a delivery that did not succeed; the one that did is told by the delivery's own row."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    delivery_id: Mapped[UUID] = mapped_column(ForeignKey("deliveries.id", ondelete="CASCADE"), index=True)
+    number: Mapped[int]
+    at: Mapped[datetime]
+    verdict: Mapped[str] = mapped_column(String(40))
+    """Its class: one of `worker.channels.Verdict`, or `abandoned` where the worker fell silent."""
+    detail: Mapped[str | None] = mapped_column(Text)
+    """The other side's words, without the address."""
+
+
+class Heartbeat(Base):
+    """When something that must happen again and again last did."""
+
+    __tablename__ = "heartbeats"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    at: Mapped[datetime]
 
 
 class Recipient(Base):

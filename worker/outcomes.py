@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from worker import attempts
 from worker.channels import Outcome, Verdict
 from worker.claims import Claimed
 from worker.models import Delivery
@@ -37,7 +38,8 @@ def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datet
         if outcome.verdict is not Verdict.SENT:
             values = _consequence(one, outcome, now, settings)
             ours = (_rows.c.id == one.id, _rows.c.status == "sending", _rows.c.attempts == one.attempts)
-            session.execute(update(_rows).where(*ours).values(**values))
+            if session.execute(update(_rows).where(*ours).values(**values).returning(_rows.c.id)).first():
+                attempts.note(session, one.id, one.attempts, outcome.verdict, outcome.detail, now)
             counts[values["status"]] += 1
         if outcome.no_such_address and settings.suppress_on_refusal:
             suppress(session, one.parcel.address, "no_such_address", now, one.channel)
@@ -55,24 +57,24 @@ def _consequence(one: Claimed, outcome: Outcome, now: datetime, settings: Settin
 
 
 def _later(one: Claimed, outcome: Outcome, now: datetime, settings: Settings) -> dict[str, Any]:
-    verdict, attempts = outcome.verdict, one.attempts
+    verdict, tried = outcome.verdict, one.attempts
     if not outcome.reached:
         # The server said nothing about this delivery: the attempt does not count. The breaker sees to the waiting.
-        verdict, attempts = Verdict.TRANSIENT, attempts - 1
-    if attempts >= settings.max_attempts:
+        verdict, tried = Verdict.TRANSIENT, tried - 1
+    if tried >= settings.max_attempts:
         return {"status": "failed"}
-    due = now + timedelta(seconds=backoff(verdict, attempts, settings))
+    due = now + timedelta(seconds=backoff(verdict, tried, settings))
     if due >= one.give_up_at:
         return {"status": "failed", "reason": "too_late"}
-    return {"status": "pending", "attempts": attempts, "due_at": due, "lease_until": due}
+    return {"status": "pending", "attempts": tried, "due_at": due, "lease_until": due}
 
 
-def backoff(verdict: Verdict, attempts: int, settings: Settings) -> float:
+def backoff(verdict: Verdict, tried: int, settings: Settings) -> float:
     """Seconds until the next attempt: doubled each time up to the maximum, half of it drawn by lot.
 
     What our own side must mend first waits for the maximum at once.
     """
     longest = settings.retry_max_seconds
-    exponent = min(max(attempts - 1, 0), 30)
+    exponent = min(max(tried - 1, 0), 30)
     delay = longest if verdict is Verdict.MISCONFIGURED else min(longest, settings.retry_base_seconds * 2**exponent)
     return delay * random.uniform(0.5, 1.0)

@@ -4,15 +4,16 @@ Whatever waits here is committed: nothing but its creation takes it away.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
 from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from worker import create as creating
 from worker.create import Created
-from worker.errors import BellhopError, EmptyGroup
+from worker.errors import BellhopError, EmptyGroup, describe
 from worker.ids import derive
 from worker.models import Request
 from worker.prepare import prepare
@@ -73,7 +74,12 @@ def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = 
     Gives how many were taken, and what became of them. One with a large audience is cut into pages that wait in turn.
     One that is wrong is marked failed with its error and stays, with what was asked, for the operator.
     """
-    rows = _take(session, limit, bulk)
+    rows = take(session, limit, bulk)
+    return len(rows), create_taken(session, rows, now=now, bulk=bulk)
+
+
+def create_taken(session: Session, rows: Sequence[Request], *, now: datetime, bulk: bool) -> Created:
+    """Create these waiting requests, which the caller's transaction has locked; gives what became of them."""
     result = Created()
     small = []
     for row in rows:
@@ -84,33 +90,46 @@ def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = 
                 continue
             with session.begin_nested():
                 _write_pages(session, request, now)
-            _settle(row, None)
+            settle(row, None)
         except BellhopError as error:
-            _settle(row, error)
+            settle(row, error)
     prepared = prepare(session, [request for _row, request in small], result.refused, now)
     for row, request in small:
-        _settle(row, result.refused.get(request.id))
+        settle(row, result.refused.get(request.id))
     creating.write(session, prepared, result, now, announce=not bulk or get_settings().signal == "all")
-    return len(rows), result
+    return result
 
 
-def _settle(row: Request, error: BellhopError | None) -> None:
+def settle(row: Request, error: Exception | None) -> None:
+    """Mark a waiting request as created, or as failed with its error; only the latter keeps what was asked."""
     if error:
-        row.status, row.error = "failed", f"{type(error).__name__}: {error}"
+        row.status, row.error = "failed", describe(error)
         log.warning("request %s is refused: %s", row.id, row.error)
     else:
         row.status, row.payload = "created", None
 
 
-def _take(session: Session, limit: int, bulk: bool) -> Sequence[Request]:
+def take(session: Session, limit: int, bulk: bool, but: Collection[UUID] = ()) -> Sequence[Request]:
+    """Up to `limit` waiting requests, the oldest first, locked; others than those named."""
     waiting = (
         select(Request)
-        .where(Request.status == "pending", Request.bulk.is_(bulk))
+        .where(Request.status == "pending", Request.bulk.is_(bulk), Request.id.not_in(but))
         .order_by(Request.created_at, Request.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     return session.scalars(waiting).all()
+
+
+def take_these(session: Session, ids: Sequence[UUID]) -> list[Request]:
+    """Those of them that wait and are in no other hands, locked."""
+    waiting = select(Request).where(Request.id.in_(ids), Request.status == "pending")
+    return list(session.scalars(waiting.order_by(Request.created_at, Request.id).with_for_update(skip_locked=True)))
+
+
+def still_waiting(session: Session, ids: Collection[UUID]) -> set[UUID]:
+    """Those of them that wait."""
+    return set(session.scalars(select(Request.id).where(Request.id.in_(ids), Request.status == "pending")))
 
 
 def create_or_fan_out(session: Session, requests: Sequence[NotificationRequest], *, now: datetime) -> Created:

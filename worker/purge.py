@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, and_, any_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
+from worker import under_way
 from worker.database import Transaction
 from worker.events import get_events
 from worker.ids import uuid7
@@ -122,13 +123,21 @@ def _ledger_row(purged: Purged, now: datetime, took_seconds: float) -> PurgeRun:
 
 
 def purge_requests(begin: Transaction, *, now: datetime) -> int:
-    """Forget requests, with their idempotency keys, that were created before `REQUEST_RETENTION_DAYS` ago."""
+    """Forget requests, with their idempotency keys, that were created before `REQUEST_RETENTION_DAYS` ago.
+
+    Those that failed are kept for `FAILED_RETENTION_DAYS`; those that wait are never forgotten.
+    """
     settings = get_settings()
-    cutoff = now - timedelta(days=settings.request_retention_days)
+    cutoff, failed_cutoff = (
+        now - timedelta(days=days) for days in (settings.request_retention_days, settings.failed_retention_days)
+    )
     with begin() as session:
         # Files that no email can need any more.
         session.execute(delete(AttachmentContent).where(AttachmentContent.keep_until < now))
-    old = select(Request.id).where(Request.status.in_(["created", "cancelled"]), Request.created_at < cutoff)
+        under_way.purge(session, now=now)
+    settled = and_(Request.status.in_(["created", "cancelled"]), Request.created_at < cutoff)
+    given_up = and_(Request.status == "failed", Request.created_at < failed_cutoff)
+    old = select(Request.id).where(or_(settled, given_up))
     removed, last = 0, settings.purge_batch
     while last == settings.purge_batch:
         with begin() as session:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, delete, select, update
+from sqlalchemy import Select, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from worker.errors import InvalidRequest
@@ -94,10 +94,11 @@ def _request(session: Session, id: UUID | None, key: str | None, now: datetime) 
 
 
 def _cancel_pages(session: Session, request_id: UUID) -> int:
-    of_it: ColumnElement[bool] = Request.payload["id"].as_string() == str(request_id)
+    """Its pages, and what is kept of its message where that failed."""
+    pages = and_(Request.bulk.is_(True), Request.payload["id"].as_string() == str(request_id))
     statement = (
         update(Request)
-        .where(Request.bulk.is_(True), Request.status.in_(["pending", "failed"]), of_it)
+        .where(Request.status.in_(["pending", "failed"]), or_(pages, Request.request_id == request_id))
         .values(status="cancelled", payload=None, error=None)
         .returning(Request.id)
         .execution_options(synchronize_session=False)

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
 
     create_batch: Count = 1000
     """Recipients created in one transaction; larger audiences are fanned out."""
+    poison_tries: Annotated[int, Field(ge=2)] = 3
+    """A request whose creation so many workers died of, or ran out of time with, is failed. Not 1: a message may come
+    again without any fault of its own."""
     deliver_batch: Count = 500
     """Deliveries claimed and sent by one task."""
     lease_seconds: Seconds = 300
@@ -112,6 +115,8 @@ class Settings(BaseSettings):
     purge_budget_seconds: Seconds = 50
     request_retention_days: Annotated[int, Field(gt=0)] = 30
     """How long the record of a request (its id, idempotency key and hash) is kept."""
+    failed_retention_days: Annotated[int, Field(gt=0)] = 90
+    """How long a request that failed is kept, with what was asked."""
 
     task_time_limit_seconds: Seconds = 240
     """A task that runs longer ends in an error; at 1.125 times it, its process is killed. Well below the next."""

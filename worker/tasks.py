@@ -7,19 +7,25 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from celery import current_task
 from celery.exceptions import OperationalError as PublishError
+from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import AwareDatetime
+from sqlalchemy.orm import Session
 
 from worker import deliver as delivering
-from worker import dispatch, pending
+from worker import dispatch, failed, intake, pending
 from worker import purge as purging
 from worker import retract as retracting
 from worker.celery import app, task
 from worker.create import Created
 from worker.database import transaction, utcnow
 from worker.errors import InvalidRequest, PartlyRefused
-from worker.models import URGENCY
+from worker.failed import Failure
+from worker.ids import derive
+from worker.models import URGENCY, Heartbeat
 from worker.request import NotificationRequest
+from worker.rows import upsert_rows
 from worker.settings import get_settings
 
 log = logging.getLogger(__name__)
@@ -31,6 +37,8 @@ DISPATCH_AHEAD = 16
 #: Batches that what is handed over at once is cut into, so that several workers share it, as far as it is worth it.
 SHARES = 4
 LEAST_BATCH = 50
+#: What ends a task, whatever request it has in hand.
+ENDS = (SoftTimeLimitExceeded,)
 #: Email queue by urgency.
 EMAIL_QUEUES = {URGENCY["high"]: "email_high", URGENCY["normal"]: "email"}
 
@@ -40,34 +48,56 @@ PENDING_BUDGET = 60
 FAN_OUT_WAKES = 8
 
 
-@task("notifications.create")
+@task("notifications.create", keep_request=True)
 def create(*, request: Any) -> dict[str, int]:
     """Create one request's notifications and hand over its deliveries; a large audience is fanned out."""
-    created = _create([NotificationRequest.parse(request)])
+    created = _create([_parse(request)])
     for error in created.refused.values():
         raise error
     return _numbers(created)
 
 
-@task("notifications.create_many")
+@task("notifications.create_many", keep_request=True)
 def create_many(*, requests: list[Any]) -> dict[str, int]:
-    """Create many small requests in one transaction; those that are wrong are named, the others are created."""
-    asked, wrong = [], []
+    """Create many small requests in one transaction; wrong ones are kept and named, the others are created."""
+    asked, failures, wrong = [], [], []
     for position, request in enumerate(requests):
         try:
-            asked.append(NotificationRequest.parse(request))
+            asked.append((request, _parse(request, position)))
         except InvalidRequest as error:
+            failures.append(Failure(request, error, _task_id()))
             wrong.append(f"requests.{position}: {error}")
-    created = _create(asked)
+    created = _create([request for _wire, request in asked])
+    failures += [Failure(wire, created.refused[one.id]) for wire, one in asked if one.id in created.refused]
     wrong += [f"{id}: {type(error).__name__}: {error}" for id, error in created.refused.items()]
     if wrong:
+        with transaction() as session:
+            failed.keep(session, failures, now=utcnow())
         raise PartlyRefused(f"{len(wrong)} of {len(requests)} requests refused: {'; '.join(wrong[:20])}")
     return _numbers(created)
 
 
+def _parse(request: Any, position: int = 0) -> NotificationRequest:
+    """A request whose message may come again: where it has no id, its task's makes one."""
+    if isinstance(request, dict) and "id" not in request and (asked_id := failed.asked_id({}, _task_id())):
+        request = {**request, "id": derive(asked_id, "request", str(position))}
+    return NotificationRequest.parse(request)
+
+
+def _task_id() -> str | None:
+    return current_task.request.id if current_task else None
+
+
+def _redelivered() -> bool:
+    """Whether an earlier worker had the message, and did not end its task."""
+    return bool(current_task and (current_task.request.delivery_info or {}).get("redelivered"))
+
+
 def _create(asked: Sequence[NotificationRequest]) -> Created:
-    with transaction() as session:
-        created = pending.create_or_fan_out(session, asked, now=utcnow())
+    def once(session: Session, requests: Sequence[NotificationRequest]) -> Created:
+        return pending.create_or_fan_out(session, requests, now=utcnow())
+
+    created = intake.take_messages(transaction, once, asked, redelivered=_redelivered(), ends=ENDS)
     hand_over(created.due)
     _wake_bulk(created.pages)
     return created
@@ -83,9 +113,10 @@ def create_pending(*, bulk: bool = False) -> dict[str, int]:
     """Create waiting requests until there are none, or its time is up: then go on in a new task."""
     done, limit, started = 0, 1 if bulk else PENDING_BATCH, time.monotonic()
     while True:
-        with transaction() as session:
-            taken, created = pending.create_pending(session, now=utcnow(), limit=limit, bulk=bulk)
-        hand_over(created.due)
+        taken = 0
+        for count, created in intake.take_waiting(transaction, limit=limit, bulk=bulk, ends=ENDS):
+            hand_over(created.due)
+            taken += count
         done += taken
         if taken < limit:
             return {"requests": done}
@@ -94,14 +125,18 @@ def create_pending(*, bulk: bool = False) -> dict[str, int]:
             return {"requests": done}
 
 
-@task("notifications.fan_out")
+@task("notifications.fan_out", keep_request=True)
 def fan_out(*, request: Any) -> dict[str, int]:
     """Cut a large audience into pages that wait as rows, and wake workers to create them."""
-    asked = NotificationRequest.parse(request)
-    with transaction() as session:
-        pages = pending.fan_out(session, asked, now=utcnow())
-    _wake_bulk(pages)
-    return {"pages": pages}
+
+    def cut(session: Session, requests: Sequence[NotificationRequest]) -> Created:
+        return Created(pages=sum(pending.fan_out(session, one, now=utcnow()) for one in requests))
+
+    created = intake.take_messages(transaction, cut, [_parse(request)], redelivered=_redelivered(), ends=ENDS)
+    for error in created.refused.values():
+        raise error
+    _wake_bulk(created.pages)
+    return {"pages": created.pages}
 
 
 def _wake_bulk(pages: int) -> None:
@@ -132,6 +167,8 @@ def dispatch_due() -> dict[str, int]:
         waiting = [bulk for bulk in (False, True) if pending.has_pending(session, bulk=bulk)]
     for bulk in waiting:
         wake_pending(bulk=bulk)
+    with transaction() as session:
+        upsert_rows(session, Heartbeat, [{"name": "dispatch_due", "at": utcnow()}], ["name"])
     return {"deliveries": deliveries}
 
 

@@ -1,6 +1,9 @@
 """The whole way, with real processes: enqueue -> rows -> mail -> seen -> purged, and who may see what."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -155,7 +158,7 @@ def test_same_key_with_another_text_is_a_named_error(system: System) -> None:
     ],
 )
 def test_what_is_wrong_fails_once_by_name(system: System, fields: dict[str, object], error: str) -> None:
-    """The task fails in Flower under a named exception; no row is written and nothing is retried."""
+    """The task fails in Flower under a named exception and is not retried; what was asked is kept, and no more."""
     asked = request(**fields)
     task_id = system.send("notifications.create", request=asked).id
     task = wait_until(
@@ -164,8 +167,23 @@ def test_what_is_wrong_fails_once_by_name(system: System, fields: dict[str, obje
     assert isinstance(task, dict)
     assert error in task["exception"]
     assert not task["retries"]
-    for table, column in (("notifications", "request_id"), ("requests", "id")):
-        assert 0 == system.count(f"SELECT count(*) FROM {table} WHERE {column} = :id", id=asked["id"])
+    assert 0 == system.count("SELECT count(*) FROM notifications WHERE request_id = :id", id=asked["id"])
+    kept = system.rows("SELECT id <> :id, status, error, payload FROM requests WHERE request_id = :id", id=asked["id"])
+    assert [(True, "failed", asked)] == [(other, status, payload) for other, status, _error, payload in kept]
+    assert kept[0][2].startswith(f"{error}: ")
+
+
+def test_the_doctor_finds_what_was_wrong_and_nothing_else(system: System) -> None:
+    """Servers, worker, beat and mail server are as they should be; requests that were refused are to be mended."""
+    command = [sys.executable, "-m", "worker.cli", "doctor", "--json"]
+    environment = {**os.environ, **system.environment}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False)
+    checks = json.loads(done.stdout)
+    assert {"requests"} == {check["subject"] for check in checks if not check["ok"]}, done.stdout
+    assert {"settings", "events", "database", "clock", "beat", "broker", "workers", "queues", "mail"} <= {
+        check["subject"] for check in checks if check["ok"]
+    }
+    assert 1 == done.returncode
 
 
 def test_nobody_sees_personal_data(system: System) -> None:

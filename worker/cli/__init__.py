@@ -6,7 +6,7 @@ import sys
 import click
 from sqlalchemy.exc import OperationalError
 
-from worker.cli import channels, daily, local, texts
+from worker.cli import channels, daily, doctor, explain, local, repair, texts
 from worker.client import PublishError
 from worker.errors import BellhopError
 
@@ -23,6 +23,11 @@ COMMANDS = (
     channels.pause,
     channels.drain,
     channels.resume,
+    repair.deliveries,
+    repair.requests,
+    explain.explain,
+    repair.replay,
+    doctor.doctor,
     local.demo,
     local.up,
 )

@@ -37,6 +37,11 @@ def make_table(*columns: str) -> Table:
     return table
 
 
+def when(moment: datetime | None) -> str:
+    """A moment as tables show it, in UTC."""
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else ""
+
+
 def echo_json(value: Any) -> None:
     """Print for programs; moments and ids as text."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_as_text))

@@ -1,0 +1,89 @@
+"""Which requests workers are just creating, so that one that kills its worker is noticed and stopped.
+
+A line names the requests of a batch. It is committed before the batch begins, and deleted in the batch's own
+transaction: a line that stays is that of a worker which died.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.orm import Session
+
+from worker.database import SQLITE_BUSY_SECONDS, Transaction
+from worker.ids import uuid7
+from worker.models import UnderWay
+
+#: After this long a line tells nothing any more.
+FORGET_AFTER = timedelta(days=1)
+
+#: Lines of this process's batches that broke, while their worker lived; deleted with the next one that is written.
+_survived: set[UUID] = set()
+
+
+def announce(begin: Transaction, ids: Collection[UUID], *, now: datetime) -> UUID:
+    """Write a line, in a transaction of its own; gives its id."""
+    line, over = uuid7(), list(_survived)
+    with begin() as session:
+        if session.get_bind().dialect.name == "postgresql":
+            # It is to survive our own death, not that of the server: no need to wait for the disk.
+            session.execute(text("SET LOCAL synchronous_commit = off"))
+        if over:
+            session.execute(delete(UnderWay).where(UnderWay.id.in_(over)))
+        session.add(UnderWay(id=line, request_ids=[str(id) for id in ids], created_at=now))
+    _survived.difference_update(over)
+    return line
+
+
+def end(session: Session, line: UUID) -> None:
+    """Delete a line, in the transaction of what it stood for."""
+    session.execute(delete(UnderWay).where(UnderWay.id == line))
+
+
+def survive(line: UUID) -> None:
+    """A batch was rolled back while its worker lives: its line goes when there is an occasion."""
+    _survived.add(line)
+
+
+def deaths(session: Session, ids: Collection[UUID], *, but: UUID | None = None) -> Counter[UUID]:
+    """How many workers died of batches with these requests; exact for those whose rows the caller has locked."""
+    wanted, found = {str(id): id for id in ids}, Counter[UUID]()
+    for line, names in session.execute(select(UnderWay.id, UnderWay.request_ids)):
+        if line != but and line not in _survived:
+            found.update(wanted[name] for name in names if name in wanted)
+    return found
+
+
+def in_other_hands(session: Session, *, now: datetime) -> set[UUID]:
+    """On SQLite, which has no row locks: requests whose line is so young that its worker may be alive."""
+    if session.get_bind().dialect.name == "postgresql":
+        return set()
+    young = select(UnderWay.id, UnderWay.request_ids).where(
+        UnderWay.created_at > now - timedelta(seconds=SQLITE_BUSY_SECONDS)
+    )
+    return {UUID(name) for line, names in session.execute(young) if line not in _survived for name in names}
+
+
+def beside(session: Session, ids: Collection[UUID]) -> set[UUID]:
+    """The requests on the lines that name any of these."""
+    wanted = {str(id) for id in ids}
+    lines = session.scalars(select(UnderWay.request_ids))
+    return {UUID(name) for names in lines if wanted & set(names) for name in names}
+
+
+def cross_out(session: Session, ids: Collection[UUID]) -> None:
+    """Take requests that are settled off every line."""
+    settled = {str(id) for id in ids}
+    for line in session.scalars(select(UnderWay).order_by(UnderWay.id).with_for_update()):
+        rest = [name for name in line.request_ids if name not in settled]
+        if not rest:
+            session.delete(line)
+        elif len(rest) < len(line.request_ids):
+            line.request_ids = rest
+
+
+def purge(session: Session, *, now: datetime) -> None:
+    """Forget lines of long ago."""
+    session.execute(delete(UnderWay).where(UnderWay.created_at < now - FORGET_AFTER))
