@@ -12,9 +12,9 @@ from tests.rows import ago, change_delivery, get_delivery, put_deliveries
 from tests.store import NOW, ask, create, enqueue, rows
 from worker import failed, intake, recipients, tasks
 from worker.channels import Outcome, Verdict
+from worker.claims import claim
 from worker.cli import cli
 from worker.cli import repair as commands
-from worker.claims import claim
 from worker.database import transaction, utcnow
 from worker.errors import IdempotencyConflict, InvalidRequest, UnknownRecipient
 from worker.failed import Failure
