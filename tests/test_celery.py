@@ -130,6 +130,7 @@ def test_redis_options() -> None:
         "visibility_timeout": 500,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 30,
         "socket_timeout": 5,
         "socket_connect_timeout": 2,
         "socket_keepalive": True,
