@@ -85,6 +85,7 @@ def test_the_waiting_pages_of_a_fan_out(engine: Engine, configure: Callable[...,
     request, other = ask({"group": "fremen"}), ask({"group": "fremen"})
     enqueue(request, other)
     take()
+    assert 6 == take(2, bulk=True)[1].pages
     assert 1 == take(1, bulk=True)[0]
     taken = {row.request_id for row in rows(Notification)}
     first = request.id in taken

@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from tests.chaos_transport import Proxy, silent_port
 from tests.servers import RedisTestServer, free_port
-from worker import client
+from tests.store import counted
+from worker import client, wake
 from worker.client import CHUNK, PublishError, connect, notify, notify_many
 from worker.errors import IdempotencyConflict, InvalidRequest
 from worker.models import Request
@@ -35,12 +36,19 @@ def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(autouse=True)
+def _not_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wake-ups are tried in each test, whatever failed in the one before."""
+    monkeypatch.setattr(wake, "_quiet_until", 0.0)
+
+
 @pytest.fixture
 def app(broker_url: str) -> Iterator[Celery]:
     """An application's connection, with an empty queue."""
     app = connect(broker_url)
     take(app)
     yield app
+    assert wake.idle(20)
     app.close()
 
 
@@ -49,6 +57,12 @@ def take(app: Celery) -> list[kombu.Message]:
     with app.connection_for_read() as connection:
         queue = kombu.Queue("notifications", channel=connection.default_channel)
         return list(iter(lambda: queue.get(no_ack=True), None))
+
+
+def woken(app: Celery) -> list[tuple[str, Any]]:
+    """As `calls`, once the thread that publishes wake-ups has nothing left to do."""
+    assert wake.idle(20)
+    return calls(app)
 
 
 def calls(app: Celery) -> list[tuple[str, Any]]:
@@ -182,9 +196,9 @@ def test_a_committed_request_waits_as_a_row_and_wakes_a_worker(engine: Engine, a
     """The request is in the caller's transaction; the wake-up goes out when that has committed, and holds no data."""
     with Session(engine) as session:
         id = notify("quiet", to="u1", context={"title": CANARY}, session=session, app=app)
-        assert take(app) == []
+        assert woken(app) == []
         session.commit()
-    assert calls(app) == [("notifications.create_pending", {})]
+    assert woken(app) == [("notifications.create_pending", {})]
     (row,) = rows(engine)
     assert (row.id, row.status, row.bulk) == (id, "pending", False)
     assert row.payload is not None
@@ -197,7 +211,7 @@ def test_a_rolled_back_request_was_never_asked(engine: Engine, app: Celery) -> N
         notify("quiet", to="u1", context={"title": "Dune"}, session=session, app=app)
         session.rollback()
     assert rows(engine) == []
-    assert take(app) == []
+    assert woken(app) == []
 
 
 def test_one_transaction_wakes_once(engine: Engine, app: Celery) -> None:
@@ -207,11 +221,11 @@ def test_one_transaction_wakes_once(engine: Engine, app: Celery) -> None:
             for _ in range(3):
                 notify("quiet", to="u1", context={"title": "Dune"}, session=session, app=app)
             session.commit()
-            assert len(calls(app)) == 1
+            assert len(woken(app)) == 1
             assert len(rows(engine)) == expected
         session.connection()
         session.commit()
-        assert take(app) == []
+        assert woken(app) == []
 
 
 def test_the_end_of_a_savepoint_is_no_commit(engine: Engine, app: Celery) -> None:
@@ -222,8 +236,8 @@ def test_the_end_of_a_savepoint_is_no_commit(engine: Engine, app: Celery) -> Non
                 notify("quiet", to="u1", context={"title": "Dune"}, session=session, app=app)
             with session.begin_nested():
                 pass
-            assert take(app) == []
-        assert len(calls(app)) == 1
+            assert woken(app) == []
+        assert len(woken(app)) == 1
 
 
 def test_a_scoped_session_serves_as_well(engine: Engine, app: Celery) -> None:
@@ -233,9 +247,9 @@ def test_a_scoped_session_serves_as_well(engine: Engine, app: Celery) -> None:
     notify("quiet", to="u1", context={"title": "Dune"}, session=scoped, app=app)  # type: ignore[arg-type]
     with sessions() as other:
         other.commit()
-    assert take(app) == []
+    assert woken(app) == []
     scoped.commit()
-    assert len(calls(app)) == 1
+    assert len(woken(app)) == 1
     scoped.remove()
 
 
@@ -245,8 +259,9 @@ def test_a_failing_wake_up_never_fails_the_caller(engine: Engine, caplog: pytest
     with closing(connect(f"redis://127.0.0.1:{free_port()}/0")) as away, Session(engine) as session:
         notify("quiet", to=CANARY, context={"title": CANARY}, session=session, app=away)
         session.commit()
+        assert wake.idle(20)
     assert [row.status for row in rows(engine)] == ["pending"]
-    assert [record.getMessage() for record in caplog.records if record.name == "worker.pending"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "worker.wake"] == [
         "a waiting request's wake-up failed (OperationalError); beat will find it"
     ]
     assert CANARY not in caplog.text
@@ -276,6 +291,81 @@ def test_a_wrong_request_leaves_the_transaction_usable(engine: Engine, app: Cele
         notify("quiet", to="u1", session=session, app=app)
         session.commit()
     assert len(rows(engine)) == 1
+
+
+def test_many_in_the_callers_transaction(engine: Engine, app: Celery) -> None:
+    """A few statements for all, and one wake-up; a conflict leaves none of them, and the transaction usable."""
+    asked = [{"to": f"u{n}", "title": "Hi", "idempotency_key": f"k{n}"} for n in range(1500)]
+    with Session(engine) as session, counted() as statements:
+        ids = notify_many(asked, session=session, app=app)
+        session.commit()
+    assert len(statements) < 10
+    assert set(ids) == {row.id for row in rows(engine)}
+    assert woken(app) == [("notifications.create_pending", {})]
+    with Session(engine) as session:
+        with pytest.raises(IdempotencyConflict):
+            notify_many([{"to": "u9999", "title": "Hi"}, {**asked[7], "title": CANARY}], session=session, app=app)
+        assert len(notify_many([{"to": "last", "title": "Hi"}, asked[3]], session=session, app=app)) == 2
+        session.commit()
+    assert len(rows(engine)) == 1501
+
+
+def test_many_commits_wake_a_few_times_and_after_the_last(engine: Engine, app: Celery) -> None:
+    """At most twenty a second; the last commit is followed by one."""
+    started = time.monotonic()
+    with Session(engine) as session:
+        for number in range(60):
+            notify("quiet", to=f"u{number}", context={"title": "Dune"}, session=session, app=app)
+            session.commit()
+        took = time.monotonic() - started
+        first = woken(app)
+        assert 1 <= len(first) <= took / wake.INTERVAL + 3
+        notify("quiet", to="last", context={"title": "Dune"}, session=session, app=app)
+        session.commit()
+    assert woken(app)
+
+
+def test_a_silent_broker_never_holds_up_a_commit(engine: Engine) -> None:
+    """The thread waits for it, not the caller; after the failure none is tried for a while."""
+    with silent_port() as port, closing(connect(f"redis://127.0.0.1:{port}/0")) as away, Session(engine) as session:
+        started = time.monotonic()
+        for number in range(20):
+            notify("quiet", to=f"u{number}", context={"title": "Dune"}, session=session, app=away)
+            session.commit()
+        assert time.monotonic() - started < 2
+        assert wake.idle(20)
+        notify("quiet", to="last", context={"title": "Dune"}, session=session, app=away)
+        session.commit()
+        assert wake.idle(0.1)
+    assert len(rows(engine)) == 21
+
+
+ASYNC = """
+import asyncio, sys, time
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from worker.client import connect, notify
+
+async def main(url, broker):
+    engine, app = create_async_engine(url), connect(broker)
+    async with AsyncSession(engine) as session:
+        for name in ("rolled-back", "kept"):
+            await session.run_sync(lambda s: notify("quiet", to=name, context={"title": "x"}, session=s, app=app))
+            started = time.monotonic()
+            await (session.commit() if name == "kept" else session.rollback())
+            assert time.monotonic() - started < 1.5
+    await engine.dispose()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def test_an_async_session_serves_as_well(postgres_engine: Engine, app: Celery, broker_url: str) -> None:
+    """The request rides in its transaction; the wake-up follows the commit, and is out before the process ends."""
+    pytest.importorskip("greenlet")
+    url = postgres_engine.url.render_as_string(hide_password=False)
+    subprocess.run([sys.executable, "-c", ASYNC, url, broker_url], check=True, timeout=60)
+    assert [["kept"]] == [(row.payload or {})["to"] for row in rows(postgres_engine)]
+    assert calls(app) == [("notifications.create_pending", {})]
 
 
 SHOP = """

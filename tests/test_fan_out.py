@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, update
 
-from tests.store import NOW, ask, by_recipient, create, enqueue, rows, take, together, waits
+from tests.store import LATER, NOW, ask, by_recipient, create, enqueue, rows, take, together, undone, waits
+from worker import fan_out as fanning
 from worker import pending, recipients
 from worker.database import transaction
 from worker.errors import BellhopError, EmptyGroup, IdempotencyConflict, InvalidContext, TemplateFailed, UnknownEvent
@@ -27,9 +28,9 @@ def crowd(catalogue: None, engine: Engine, configure: Callable[..., None]) -> No
     return ask([{"group": "crowd"}, "r0001"])
 
 
-def fan_out(request: NotificationRequest) -> int:
+def fan_out(request: NotificationRequest) -> bool:
     with transaction() as session:
-        return pending.fan_out(session, request, now=NOW)
+        return fanning.begin(session, request, now=NOW)
 
 
 def create_pages(limit: int = 1) -> None:
@@ -48,8 +49,10 @@ def assert_all_told_once() -> None:
 
 def test_a_large_audience_is_told_page_by_page(crowd: NotificationRequest) -> None:
     """No page holds more than CREATE_BATCH recipients, and waits apart from the small requests."""
-    assert 4 == fan_out(crowd)
-    pages = [row for row in rows(Request) if row.bulk]
+    assert fan_out(crowd)
+    assert ([("pending", "")], (False, True)) == ([(row.status, row.cursor) for row in rows(Request)], waits())
+    assert 4 == take(1, bulk=True)[1].pages
+    pages = [row for row in rows(Request) if row.cursor is None]
     assert [1, 500, 1000, 1000] == sorted(len(row.payload["to"]) for row in pages if row.payload)
     assert ((False, True), []) == (waits(), rows(Notification))
     create_pages()
@@ -59,10 +62,10 @@ def test_a_large_audience_is_told_page_by_page(crowd: NotificationRequest) -> No
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_fan_out_that_runs_twice_tells_once(crowd: NotificationRequest, at_once: bool) -> None:
     """The task is delivered again, or at the same time, or after the pages were created."""
-    pages = together(*[lambda: fan_out(crowd)] * 3) if at_once else [fan_out(crowd), fan_out(crowd)]
-    assert 4 == sum(pages)
+    new = together(*[lambda: fan_out(crowd)] * 3) if at_once else [fan_out(crowd), fan_out(crowd)]
+    assert 1 == sum(new)
     create_pages()
-    assert 0 == fan_out(crowd)
+    assert not fan_out(crowd)
     assert (0, 1) == (take(bulk=True)[0], create(crowd).repeated)
     assert_all_told_once()
 
@@ -70,7 +73,8 @@ def test_a_fan_out_that_runs_twice_tells_once(crowd: NotificationRequest, at_onc
 def test_a_page_that_is_created_twice_tells_once(crowd: NotificationRequest) -> None:
     """As if its first creation were not recorded."""
     fan_out(crowd)
-    payloads = {row.id: row.payload for row in rows(Request) if row.bulk}
+    take(1, bulk=True)
+    payloads = {row.id: row.payload for row in rows(Request) if row.cursor is None}
     create_pages()
     with transaction() as session:
         for id, payload in payloads.items():
@@ -87,22 +91,22 @@ def test_pages_are_created_by_many_workers(crowd: NotificationRequest) -> None:
 
 
 def test_a_membership_that_changes_meanwhile(crowd: NotificationRequest) -> None:
-    """Who was a member at the fan-out is told once; who moves on a page, or comes and goes, not again."""
+    """Who was a member when their page was cut is told once; who moves on a page, or comes and goes, not again."""
     fan_out(crowd)
+    take(1, bulk=True)
     take(1, bulk=True)
     with transaction() as session:
         recipients.set_group(session, "crowd", ["a-newcomer", *CROWD[100:]])
-    assert 0 == fan_out(crowd)
+    assert not fan_out(crowd)
     create_pages()
     assert_all_told_once()
 
 
 def test_a_durable_request_to_a_crowd_becomes_pages(crowd: NotificationRequest) -> None:
-    """The small queue only cuts it; the pages wait in the bulk queue."""
+    """The small queue only checks it; the bulk queue cuts it, and creates the pages."""
     enqueue(crowd, ask("paul", None, title="Hi"))
     taken, done = take()
-    assert (2, 1, (False, True)) == (taken, done.notifications, waits())
-    assert {"created"} == {row.status for row in rows(Request) if not row.bulk}
+    assert (2, 1, 1, (False, True)) == (taken, done.notifications, done.fan_outs, waits())
     create_pages(limit=10)
     assert {*CROWD, "paul"} == set(by_recipient())
 
@@ -155,6 +159,34 @@ def test_a_language_that_fails_shows_before_any_page(
     with pytest.raises(TemplateFailed):
         fan_out(crowd)
     assert [] == rows(Request)
+
+
+def test_a_cut_that_is_killed_at_any_step_goes_on(crowd: NotificationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is whole or has not been; pages are created, and acknowledged, while others are still to be cut."""
+    monkeypatch.setattr(fanning, "STEP", 1)
+    with transaction() as session:
+        recipients.set_group(session, "others", [*CROWD[::500], "stilgar"])
+    request = ask([{"group": "crowd", "without": CROWD[:3]}, {"group": "others"}, "r0001", "r0002"])
+    fan_out(request)
+    for _ in range(20):
+        with undone() as session:
+            pending.create_pending(session, now=LATER, limit=2, bulk=True)
+        take(2, bulk=True)
+    assert ((False, False), {*CROWD, "stilgar"}) == (waits(), set(by_recipient()))
+    assert {"created"} == {row.status for row in rows(Request)}
+
+
+def test_pages_give_everyone_once_whatever_the_ids_look_like(engine: Engine, configure: Callable[..., None]) -> None:
+    """The store's order of letters is not Python's."""
+    configure(CREATE_BATCH=2)
+    members = ["Zoë", "a", "B", "ä", "10", "9", "_x", "-y", "z\\z", 'q"', "{NULL}", "null", "a,b"]
+    with transaction() as session:
+        recipients.set_group(session, "mixed", members)
+        recipients.set_group(session, "other", ["somebody"])
+    fan_out(ask({"group": "mixed"}, None, title='A "title", {with} \\ everything\'s letters: %s :x'))
+    create_pages()
+    assert sorted(members) == sorted(by_recipient())
+    assert {'A "title", {with} \\ everything\'s letters: %s :x'} == {row.title for row in rows(Notification)}
 
 
 def test_another_fan_out_of_the_same_id_is_a_conflict(crowd: NotificationRequest) -> None:

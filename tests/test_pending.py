@@ -47,7 +47,7 @@ def test_a_rollback_asks_nothing_and_wakes_nobody() -> None:
     """The request lives and dies with the caller's transaction."""
     woken: list[str] = []
     with undone() as session:
-        pending.enqueue_durably(session, ask("paul"), lambda: woken.append("now"))
+        pending.enqueue_durably(session, [ask("paul")], lambda: woken.append("now"))
     assert (set(), []) == (filled(), woken)
 
 
@@ -56,7 +56,7 @@ def test_the_wake_up_comes_after_the_commit_and_once() -> None:
     seen: list[tuple[bool, bool]] = []
     with Session(get_engine()) as session:
         with session.begin():
-            pending.enqueue_durably(session, ask("paul"), lambda: seen.append(waits()))
+            pending.enqueue_durably(session, [ask("paul")], lambda: seen.append(waits()))
             session.flush()
             assert [] == seen
         with session.begin():
@@ -68,12 +68,12 @@ def test_a_savepoint_that_is_rolled_back_takes_its_request_along() -> None:
     """What was enqueued outside of it is asked; the end of a savepoint is not yet the commit."""
     woken: list[str] = []
     with transaction() as session:
-        pending.enqueue_durably(session, ask("paul"), lambda: woken.append("now"))
+        pending.enqueue_durably(session, [ask("paul")], lambda: woken.append("now"))
         savepoint = session.begin_nested()
-        pending.enqueue_durably(session, ask("chani"), lambda: woken.append("now"))
+        pending.enqueue_durably(session, [ask("chani")], lambda: woken.append("now"))
         savepoint.rollback()
         with session.begin_nested():
-            pending.enqueue_durably(session, ask("stilgar"), lambda: woken.append("now"))
+            pending.enqueue_durably(session, [ask("stilgar")], lambda: woken.append("now"))
         assert [] == woken
     assert ["now"] == woken
     take()
@@ -87,7 +87,7 @@ def test_a_failed_wake_up_does_not_disturb_the_caller(caplog: pytest.LogCaptureF
         raise ConnectionError("CANARY")
 
     with transaction() as session:
-        pending.enqueue_durably(session, ask("paul"), fail)
+        pending.enqueue_durably(session, [ask("paul")], fail)
     assert "ConnectionError" in caplog.text
     assert "CANARY" not in caplog.text
     assert (True, False) == waits()

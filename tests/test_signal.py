@@ -169,6 +169,7 @@ def test_pages_of_a_fan_out(
     enqueue(ask({"group": "fremen"}))
     take()
     take(bulk=True)
+    take(bulk=True)
     assert expected == len(crowd.heard(expected))
 
 

@@ -1,7 +1,7 @@
 """Claiming deliveries: of two workers that want the same one, only one gets it, until its lease ends."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, func, select, true, update
 from sqlalchemy.orm import Session
 
-from worker import control
+from worker import contents, control
 from worker.attachments import File
 from worker.channels import Parcel
 from worker.events import get_events
@@ -19,12 +19,15 @@ from worker.recipients import suppressed
 from worker.rows import is_in
 from worker.threads import references
 
+Parts = Mapping[str, Any]
+
 _CLAIMED = (
     Delivery.id,
     Delivery.notification_id,
     Delivery.channel,
     Delivery.address,
     Delivery.parts,
+    Delivery.content_id,
     Delivery.urgency,
     Delivery.attempts,
     Delivery.due_at,
@@ -54,19 +57,20 @@ def claim(
     """
     rows = _take(session, delivery_ids, now, lease_until, true() if probing else control.is_open())
     about = _notifications(session, [row.notification_id for row in rows])
-    contents = _contents(session, rows)
+    parts = _parts(session, rows)
+    files = _contents(session, parts.values())
     above = references(session, about)
     refused = suppressed(session, [row.address for row in rows if row.address])
     claimed, too_late, skipped = [], [], defaultdict(list)
     for row in rows:
         notification = about[row.notification_id]
         give_up_at = row.give_up_at or control.give_up_at(row.urgency, notification.created_at)
-        if reason := _why_not(row, notification, refused, contents, now):
+        if reason := _why_not(row, notification, refused, parts[row.id], files, now):
             skipped[reason].append(row.id)
         elif give_up_at <= now:
             too_late.append(row.id)
         else:
-            parcel = _parcel(row, notification, contents, above.get(notification.id, ()))
+            parcel = _parcel(row, notification, parts[row.id] or {}, files, above.get(notification.id, ()))
             claimed.append(Claimed(row.id, row.channel, row.attempts, parcel, row.urgency, give_up_at))
     for reason, ids in skipped.items():
         values = {"status": "skipped", "reason": reason, "parts": None}
@@ -102,8 +106,14 @@ def _notifications(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
     return {row.id: row for row in session.execute(statement.where(is_in(session, Notification.id, ids)))}
 
 
-def _contents(session: Session, rows: Sequence[Any]) -> dict[str, bytes]:
-    wanted = {sha256 for row in rows for _, _, sha256, _ in _files(row)}
+def _parts(session: Session, rows: Sequence[Any]) -> dict[UUID, Parts | None]:
+    """By delivery; None where the content that it has in common with others is gone."""
+    common = contents.load(session, (row.content_id for row in rows))
+    return {row.id: common.get(row.content_id) if row.content_id else row.parts or {} for row in rows}
+
+
+def _contents(session: Session, parts: Iterable[Parts | None]) -> dict[str, bytes]:
+    wanted = {sha256 for some in parts for _, _, sha256, _ in _files(some)}
     if not wanted:
         return {}
     statement = select(AttachmentContent.sha256, AttachmentContent.content)
@@ -111,13 +121,13 @@ def _contents(session: Session, rows: Sequence[Any]) -> dict[str, bytes]:
     return {sha256: content for sha256, content in kept}
 
 
-def _files(row: Any) -> list[tuple[str, str, str, str | None]]:
-    files: list[tuple[str, str, str, str | None]] = (row.parts or {}).get("files", [])
+def _files(parts: Parts | None) -> list[tuple[str, str, str, str | None]]:
+    files: list[tuple[str, str, str, str | None]] = (parts or {}).get("files", [])
     return files
 
 
 def _why_not(
-    row: Any, notification: Any, refused: set[str], contents: Mapping[str, bytes], now: datetime
+    row: Any, notification: Any, refused: set[str], parts: Parts | None, files: Mapping[str, bytes], now: datetime
 ) -> str | None:
     """What has changed since the delivery was written."""
     event = get_events().get(notification.event_config_name)
@@ -125,15 +135,20 @@ def _why_not(
         return "expired"
     if (row.address or "").lower() in refused:
         return "suppressed"
-    if any(sha256 not in contents for _, _, sha256, _ in _files(row)):
+    if parts is None:
+        return "content_gone"
+    if any(sha256 not in files for _, _, sha256, _ in _files(parts)):
         return "attachment_gone"
     return "event_inactive" if event and not event.active else None
 
 
-def _parcel(row: Any, notification: Any, contents: Mapping[str, bytes], above: tuple[UUID, ...]) -> Parcel:
-    files = tuple(File(name, kind, contents[sha256], cid) for name, kind, sha256, cid in _files(row))
+def _parcel(
+    row: Any, notification: Any, parts: Parts, contents: Mapping[str, bytes], above: tuple[UUID, ...]
+) -> Parcel:
+    files = tuple(File(name, kind, contents[sha256], cid) for name, kind, sha256, cid in _files(parts))
     created_at = notification.created_at
-    return Parcel(row.id, row.address or "", notification.lang, row.parts or {}, created_at, files, above)
+    address = row.address or ""
+    return Parcel(row.id, address, notification.lang, parts, created_at, files, above, row.content_id)
 
 
 def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> None:

@@ -8,8 +8,10 @@ from weakref import WeakKeyDictionary
 from celery import Celery, current_app
 from celery import exceptions as celery_exceptions
 from kombu import pools
+from kombu.exceptions import BatchPublishError
 from kombu.utils.compat import register_after_fork
 
+from worker import wake
 from worker.errors import NoBroker
 from worker.request import NotificationRequest
 
@@ -21,6 +23,9 @@ PublishError = celery_exceptions.OperationalError
 
 #: Requests in one message of `notify_many`.
 CHUNK = 100
+
+#: Messages that `notify_many` sends in one go.
+BATCH = 100
 
 #: Seconds after which a Redis that does not answer counts as away, where the application's own options do not say.
 #: Celery's default is to wait for ever.
@@ -62,7 +67,8 @@ def notify(
     """Tell `to` that something happened; gives the request's id. The other fields are those of the request.
 
     Without `session` the request goes to the broker and is as safe as the broker. With it, the request is a row in
-    the caller's own transaction: it is asked if and when that commits, and a worker is woken then.
+    the caller's own transaction: it is asked if and when that commits, and a worker is woken then, by a thread that
+    the caller does not wait for. With an `AsyncSession`: `await session.run_sync(lambda s: notify(..., session=s))`.
 
     Raises InvalidRequest naming field and rule; with a session IdempotencyConflict; without one NoBroker, or when the
     broker cannot be reached PublishError: then nothing was asked. Whether the event is known and its context is right
@@ -75,23 +81,47 @@ def notify(
     else:
         from worker.pending import enqueue_durably
 
-        enqueue_durably(session, request, lambda: _publish(_known(app), "notifications.create_pending", {}))
+        enqueue_durably(session, [request], lambda: _wake(app))
     return request.id
 
 
-def notify_many(
-    requests: Iterable[Mapping[str, Any] | NotificationRequest], *, app: Celery | None = None, chunk: int = CHUNK
-) -> Sequence[UUID]:
-    """Publish many requests, `chunk` to a message, each message one transaction; gives their ids.
+def _wake(app: Celery | None) -> None:
+    known = _known(app)
+    wake.soon(known, lambda: _publish(known, "notifications.create_pending", {}))
 
-    All are checked before the first is published. Raises as `notify` does.
+
+def notify_many(
+    requests: Iterable[Mapping[str, Any] | NotificationRequest],
+    *,
+    app: Celery | None = None,
+    session: "Session | None" = None,
+    chunk: int = CHUNK,
+) -> Sequence[UUID]:
+    """Ask for many at once; gives their ids. With `session` in the caller's transaction, as `notify` does.
+
+    Without it they are published, `chunk` to a message, each message one transaction. All are checked before the
+    first is written or published. Raises as `notify` does; after a PublishError some may have been published: the
+    same requests, with the same ids, can be published again.
     """
-    app = _known(app)
     checked = [one if isinstance(one, NotificationRequest) else NotificationRequest.parse(one) for one in requests]
-    for start in range(0, len(checked), chunk):
-        wire = [request.to_wire() for request in checked[start : start + chunk]]
-        _publish(app, "notifications.create_many", {"requests": wire})
+    if session is None:
+        _publish_many(_known(app), checked, chunk)
+    elif checked:
+        from worker.pending import enqueue_durably
+
+        enqueue_durably(session, checked, lambda: _wake(app))
     return [request.id for request in checked]
+
+
+def _publish_many(app: Celery, requests: Sequence[NotificationRequest], chunk: int) -> None:
+    """Many messages in one go, where the broker can."""
+    try:
+        with _acquired(app) as producer, producer.batch(BATCH):
+            for start in range(0, len(requests), chunk):
+                wire = [request.to_wire() for request in requests[start : start + chunk]]
+                _send(app, producer, "notifications.create_many", {"requests": wire})
+    except BatchPublishError as error:
+        raise PublishError(str(error)) from error
 
 
 def _request(event_config_name: str | None, to: Any, fields: Mapping[str, Any]) -> NotificationRequest:
@@ -108,18 +138,26 @@ def _known(app: Celery | None) -> Celery:
 
 
 def _publish(app: Celery, name: str, kwargs: dict[str, Any], task_id: str | None = None) -> None:
-    with _producers(app).acquire(block=True, timeout=ACQUIRE_SECONDS) as producer:
-        app.send_task(
-            name,
-            kwargs=kwargs,
-            task_id=task_id,
-            queue="notifications",
-            producer=producer,
-            serializer="json",
-            argsrepr=_HIDDEN,
-            kwargsrepr=_HIDDEN,
-            ignore_result=True,  # else an application with a result backend subscribes to results that nobody stores
-        )
+    with _acquired(app) as producer:
+        _send(app, producer, name, kwargs, task_id)
+
+
+def _send(app: Celery, producer: Any, name: str, kwargs: dict[str, Any], task_id: str | None = None) -> None:
+    app.send_task(
+        name,
+        kwargs=kwargs,
+        task_id=task_id,
+        queue="notifications",
+        producer=producer,
+        serializer="json",
+        argsrepr=_HIDDEN,
+        kwargsrepr=_HIDDEN,
+        ignore_result=True,  # else an application with a result backend subscribes to results that nobody stores
+    )
+
+
+def _acquired(app: Celery) -> Any:
+    return _producers(app).acquire(block=True, timeout=ACQUIRE_SECONDS)
 
 
 _pools: WeakKeyDictionary[Celery, Any] = WeakKeyDictionary()

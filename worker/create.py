@@ -1,21 +1,24 @@
 """Use case: requests become rows, in one transaction. Whatever is wrong shows before any row exists."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from worker import signal
+from worker import contents, signal
 from worker.errors import BellhopError, IdempotencyConflict
-from worker.models import AttachmentContent, Delivery, Notification, Request
+from worker.models import AttachmentContent, Content, Delivery, Notification, Request
 from worker.prepare import Prepared, prepare
+from worker.recipients import Asked
 from worker.request import NotificationRequest
-from worker.rows import insert_new, is_hidden
-from worker.supersede import turn
+from worker.rows import Block, as_uuid, insert_blocks, is_hidden, is_in
+from worker.settings import get_settings
+from worker.supersede import may_turn, turn
 
 
 @dataclass(slots=True)
@@ -25,8 +28,10 @@ class Created:
     notifications: int = 0
     """With those that were there before, where an event tells only once."""
     deliveries: int = 0
+    fan_outs: int = 0
+    """Requests with a large audience, which wait to be cut into pages."""
     pages: int = 0
-    """Pages of recipients that wait as rows, where an audience is large."""
+    """Pages of recipients that were cut, and wait."""
     left_out: int = 0
     """Recipients without a row: they turned the event off, or it was for their email alone, and none is asked for."""
     repeated: int = 0
@@ -38,7 +43,7 @@ class Created:
 
     def add(self, other: "Created") -> None:
         """Take in what another transaction did."""
-        for name in ("notifications", "deliveries", "pages", "repeated"):
+        for name in ("notifications", "deliveries", "fan_outs", "pages", "left_out", "repeated"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for urgency, ids in other.due.items():
             self.due.setdefault(urgency, []).extend(ids)
@@ -52,7 +57,7 @@ def create(session: Session, requests: Sequence[NotificationRequest], *, now: da
     `refused` and leaves no row; the others are created.
     """
     result = Created()
-    prepared = prepare(session, requests, result.refused, now)
+    prepared = prepare(session, [Asked(request) for request in requests], result.refused, now)
     fresh = record(session, [one.request for one in prepared], result, now)
     write(session, [one for id, one in {one.request.id: one for one in prepared}.items() if id in fresh], result, now)
     return result
@@ -70,45 +75,60 @@ def record(
     Waits for a transaction that is just writing the same id or key.
     """
     by_id: dict[UUID, NotificationRequest] = {}
+    fingerprints = {id(request): request.fingerprint() for request in requests}
     for request in requests:
-        if by_id.setdefault(request.id, request).fingerprint() != request.fingerprint():
+        if fingerprints[id(by_id.setdefault(request.id, request))] != fingerprints[id(request)]:
             result.refused[request.id] = IdempotencyConflict()
     # In one order everywhere, as two transactions must not wait for each other; of equal keys the first asked is first.
     ordered = sorted(by_id.values(), key=lambda one: one.idempotency_key or one.id.hex)
-    rows = [request_row(request, now, status) for request in ordered if request.id not in result.refused]
-    statement = insert_new(session, Request).returning(Request.id)
-    inserted = set(session.scalars(statement, rows)) if rows else set()
-    for request in requests:
-        if request.id in inserted or request.id in result.refused:
-            continue
-        if _was_asked(session, request):
+    rows = [
+        request_row(request, fingerprints[id(request)], now, status)
+        for request in ordered
+        if request.id not in result.refused
+    ]
+    inserted = insert_blocks(session, Request, rows, returning=True)
+    others = [one for one in requests if one.id not in inserted and one.id not in result.refused]
+    before = _fingerprints(session, others)
+    for request in others:
+        # Cancelled before it came: there, nobody knows what it was to be.
+        if before[request.id] | before[request.idempotency_key] <= {fingerprints[id(request)], ""}:
             result.repeated += 1
         else:
             result.refused[request.id] = IdempotencyConflict()
     return inserted
 
 
-def request_row(request: NotificationRequest, now: datetime, status: str) -> dict[str, Any]:
+def request_row(
+    request: NotificationRequest, fingerprint: str, now: datetime, status: Literal["created", "pending"]
+) -> Block:
     """The row of a request; only one that is still pending keeps what was asked."""
-    return {
-        "id": request.id,
+    shared = {
         "idempotency_key": request.idempotency_key,
-        "fingerprint": request.fingerprint(),
+        "fingerprint": fingerprint,
         "status": status,
         "payload": request.to_wire() if status == "pending" else None,
         "bulk": False,
+        "cursor": None,
         "error": None,
         "created_at": now,
     }
+    return Block(shared, {"id": [request.id]})
 
 
-def _was_asked(session: Session, request: NotificationRequest) -> bool:
-    same = [Request.id == request.id]
-    if request.idempotency_key is not None:
-        same.append(Request.idempotency_key == request.idempotency_key)
-    fingerprints = set(session.scalars(select(Request.fingerprint).where(or_(*same))))
-    # Cancelled before it came: there, nobody knows what it was to be.
-    return fingerprints <= {request.fingerprint(), ""}
+def _fingerprints(session: Session, requests: Sequence[NotificationRequest]) -> Mapping[UUID | str | None, set[str]]:
+    """What was asked before under the requests' ids and keys."""
+    found = defaultdict[UUID | str | None, set[str]](set)
+    if requests:
+        known = select(Request.id, Request.idempotency_key, Request.fingerprint)
+        keys = sorted({one.idempotency_key for one in requests if one.idempotency_key})
+        same = or_(
+            is_in(session, Request.id, [one.id for one in requests]), is_in(session, Request.idempotency_key, keys)
+        )
+        for id, key, fingerprint in session.execute(known.where(same)):
+            found[id].add(fingerprint)
+            if key:
+                found[key].add(fingerprint)
+    return found
 
 
 def write(
@@ -118,25 +138,45 @@ def write(
 
     `announce`: signal the inboxes that changed, once the transaction has committed.
     """
-    asked = [row for one in fresh for row in one.notifications]
-    notifications, became = turn(session, asked, now)
-    deliveries = [row for one in fresh for given in one.deliveries for row in _of(given, became)]
-    for model, rows in ((Notification, notifications), (Delivery, deliveries)):
-        if rows:
-            session.execute(insert_new(session, model), sorted(rows, key=lambda row: row["id"]))
-    _keep_files(session, {sha256: row for one in fresh for sha256, row in one.files.items()})
-    result.notifications, result.deliveries = len(asked), len(deliveries)
+    notifications = [block for one in fresh for block in one.notifications]
+    deliveries = [block for one in fresh for block in one.deliveries]
+    became: dict[Any, dict[str, Any]] = {}
+    result.notifications = sum(map(len, notifications))
+    shown = _shown(notifications) if announce and get_settings().signal != "off" else {}
+    if any((one.event and one.event.dedupe) or may_turn(one.event) for one in fresh):
+        # Other requests may make or turn the same rows: in one order, as transactions must not wait for each other.
+        rows, became = turn(session, _rows(notifications), now)
+        notifications = _blocks(rows)
+        deliveries = _blocks(row for given in _rows(deliveries) for row in _of(given, became))
+    insert_blocks(session, Notification, notifications)
+    contents.keep(session, Content, {id: row for one in fresh for id, row in one.contents.items()}.values())
+    contents.keep(session, AttachmentContent, {id: row for one in fresh for id, row in one.files.items()}.values())
+    insert_blocks(session, Delivery, deliveries)
+    result.deliveries = sum(map(len, deliveries))
     result.left_out = sum(one.left_out for one in fresh)
-    for row in deliveries:
-        if row["status"] == "pending" and row["due_at"] <= now:
-            result.due.setdefault(row["urgency"], []).append(row["id"])
-    if announce:
-        shown = {
-            row["recipient_id"]: became.get(row["id"], {}).get("notification_id", row["id"])
-            for row in asked
-            if not is_hidden(row)
-        }
-        signal.note(session, shown)
+    for block in deliveries:
+        if block.shared["status"] == "pending" and block.shared["due_at"] <= now:
+            result.due.setdefault(block.shared["urgency"], []).extend(map(as_uuid, block.each["id"]))
+    if shown:
+        signal.note(session, {who: became.get(id, {}).get("notification_id", id) for who, id in shown.items()})
+
+
+def _shown(notifications: Iterable[Block]) -> dict[str, UUID]:
+    """By recipient, the notification that changed last."""
+    return {
+        who: as_uuid(id)
+        for block in notifications
+        if not is_hidden(block.shared)
+        for who, id in zip(block.column("recipient_id"), block.each["id"], strict=True)
+    }
+
+
+def _rows(blocks: Iterable[Block]) -> list[dict[str, Any]]:
+    return [row for block in blocks for row in block.rows()]
+
+
+def _blocks(rows: Iterable[dict[str, Any]]) -> list[Block]:
+    return [Block.of(row) for row in sorted(rows, key=lambda row: row["id"])]
 
 
 def _of(delivery: dict[str, Any], became: Mapping[UUID, Mapping[str, UUID]]) -> list[dict[str, Any]]:
@@ -147,14 +187,3 @@ def _of(delivery: dict[str, Any], became: Mapping[UUID, Mapping[str, UUID]]) -> 
     if not now_of:
         return []
     return [{**delivery, "id": now_of["delivery_id"], "notification_id": now_of["notification_id"]}]
-
-
-def _keep_files(session: Session, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Keep the bytes once for all mails, as long as the latest of them may need."""
-    if not files:
-        return
-    session.execute(insert_new(session, AttachmentContent), [dict(files[sha256]) for sha256 in sorted(files)])
-    for sha256, row in sorted(files.items()):
-        late = AttachmentContent.keep_until < row["keep_until"]
-        later = update(AttachmentContent).where(AttachmentContent.sha256 == sha256, late)
-        session.execute(later.values(keep_until=row["keep_until"]))

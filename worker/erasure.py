@@ -1,7 +1,7 @@
 """Use case: hand out everything that is held about one recipient, or erase it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Text, cast, delete, func, select
 from sqlalchemy.orm import Session
 
+from worker import contents
 from worker.directory import as_dict, groups, is_table
 from worker.ids import uuid7
 from worker.models import (
@@ -39,6 +40,7 @@ def export(session: Session, recipient_id: str) -> dict[str, Any]:
         select(Notification).where(Notification.recipient_id == recipient_id).order_by(Notification.created_at)
     ).all()
     deliveries = session.scalars(_deliveries(recipient_id).order_by(Delivery.due_at)).all()
+    common = contents.load(session, (one.content_id for one in deliveries))
     preferences = session.scalars(select(Preference).where(Preference.recipient_id == recipient_id)).all()
     suppressions = session.scalars(
         select(Suppression).where(Suppression.address.in_(_addresses(session, recipient_id)))
@@ -49,7 +51,7 @@ def export(session: Session, recipient_id: str) -> dict[str, Any]:
         "preferences": [_plain(one) for one in preferences],
         "suppressions": [_plain(one) for one in suppressions],
         "notifications": [_plain(one) for one in notifications],
-        "deliveries": [_plain(one) for one in deliveries],
+        "deliveries": [_plain(one) | _parts(one, common) for one in deliveries],
         "attempts": [_plain(one) for one in session.scalars(_attempts(recipient_id))],
         "requests": [_asked(one, mine) for one, mine, _others in _naming(session, recipient_id)],
     }
@@ -58,16 +60,19 @@ def export(session: Session, recipient_id: str) -> dict[str, Any]:
 def erase(session: Session, recipient_id: str, *, now: datetime) -> dict[str, int]:
     """Remove everything that is held about one recipient; gives how much, and keeps that without the id.
 
-    Emails not yet sent go too; one that is just being sent is not stopped. A request that the broker still holds is
-    created when it comes: stop asking first. A directory that is a view stays as the application has it.
+    Emails not yet sent go too; one that is just being sent is not stopped. What it had in common with others' emails
+    stays for them. A request that the broker still holds is created when it comes: stop asking first. A directory
+    that is a view stays as the application has it.
     """
     counts = {"requests": _leave_requests(session, recipient_id)}
     counts["suppressions"] = _unsuppress(session, recipient_id)
     session.execute(locked(Notification.recipient_id == recipient_id)).all()
     counts["deliveries"] = session.scalar(select(func.count()).select_from(_deliveries(recipient_id).subquery())) or 0
+    had = contents.of_recipient(session, recipient_id)
     for name, model in (("notifications", Notification), ("preferences", Preference), ("groups", GroupMember)):
         gone = delete(model).where(model.recipient_id == recipient_id)
         counts[name] = len(session.execute(gone.returning(model.recipient_id)).all())
+    contents.remove_unused(session, had)
     counts["recipients"] = 0
     if is_table(session):
         row = delete(Recipient).where(Recipient.id == recipient_id).returning(Recipient.id)
@@ -155,6 +160,10 @@ def _asked(row: Request, mine: list[Any]) -> dict[str, Any]:
     payload = row.payload or {}
     about = {name: payload[name] for name in _OF_REQUEST if name in payload}
     return {"id": str(row.id), "status": row.status, "created_at": row.created_at.isoformat(), "to": mine, **about}
+
+
+def _parts(row: Delivery, common: Mapping[UUID, Any]) -> dict[str, Any]:
+    return {"parts": common.get(row.content_id)} if row.content_id and row.sent_at is None else {}
 
 
 def _plain(row: Base) -> dict[str, Any]:

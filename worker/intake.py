@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -16,7 +17,6 @@ from worker import pending, under_way
 from worker.create import Created
 from worker.database import UNAVAILABLE, Transaction, get_engine, utcnow
 from worker.errors import BellhopError, Poisoned, UnexpectedError, describe, type_and_place
-from worker.models import Request
 from worker.request import NotificationRequest
 from worker.settings import get_settings
 
@@ -128,7 +128,7 @@ class _Batch:
     """Requests whose last worker died."""
 
 
-def _choose(session: Session, batch: _Batch, limit: int, bulk: bool) -> list[Request]:
+def _choose(session: Session, batch: _Batch, limit: int, bulk: bool) -> Sequence[Any]:
     rows = pending.take(session, limit, bulk, under_way.in_other_hands(session, now=utcnow()))
     died = under_way.deaths(session, [row.id for row in rows])
     batch.suspects = [row.id for row in rows if died[row.id]]
@@ -146,22 +146,22 @@ def _one_waiting(begin: Transaction, id: UUID, bulk: bool, ends: Ends) -> Create
     except Exception as error:
         with begin() as session:
             for row in pending.take_these(session, [id]):
-                pending.settle(row, UnexpectedError(type_and_place(error)))
+                pending.settle(session, [], {row.id: UnexpectedError(type_and_place(error))})
         return Created()
 
 
-def _unless_poison(session: Session, id: UUID) -> list[Request]:
+def _unless_poison(session: Session, id: UUID) -> Sequence[Any]:
     rows = pending.take_these(session, [id])
     if rows and under_way.deaths(session, [id])[id] >= get_settings().poison_tries:
-        pending.settle(rows[0], Poisoned())
+        pending.settle(session, [], {id: Poisoned()})
         return []
     return rows
 
 
 @contextmanager
 def _held(
-    begin: Transaction, choose: Callable[[Session], list[Request]], ends: Ends
-) -> Iterator[tuple[Session, list[Request]]]:
+    begin: Transaction, choose: Callable[[Session], Sequence[Any]], ends: Ends
+) -> Iterator[tuple[Session, Sequence[Any]]]:
     """A transaction that has locked the chosen requests, with their line written down by another that has ended.
 
     The line stays where the process dies, or is ended, in between.

@@ -120,7 +120,9 @@ class Delivery(Base):
     channel: Mapped[str] = mapped_column(String(20))
     address: Mapped[str | None] = mapped_column(String(320))
     parts: Mapped[dict[str, Any] | None]
-    """The rendered parts; emptied once sent."""
+    """The rendered parts; emptied once sent. Null where `content_id` says where they are."""
+    content_id: Mapped[UUID | None]
+    """The content that this mail has in common with others of its request."""
     status: Mapped[str] = mapped_column(String(10))
     """pending, sending, sent, failed, unknown or skipped."""
     reason: Mapped[str | None] = mapped_column(String(40))
@@ -167,6 +169,17 @@ class ChannelState(Base):
     """The first moment of the send rate that nobody has reserved."""
 
 
+class Content(Base):
+    """The rendered parts that many mails of one request have in common, kept once for all of them."""
+
+    __tablename__ = "contents"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    parts: Mapped[dict[str, Any]]
+    keep_until: Mapped[datetime]
+    """Some time after the last email that may need it is due."""
+
+
 class AttachmentContent(Base):
     """The bytes of a file that emails carry, kept once for all of them."""
 
@@ -193,7 +206,9 @@ class Request(Base):
     payload: Mapped[dict[str, Any] | None]
     """The request of a durable enqueue, of a page of a fan-out, or what failed; emptied once created."""
     bulk: Mapped[bool] = mapped_column(default=False)
-    """A page of a fan-out: created after the small requests, by workers of the bulk queue."""
+    """A fan-out, or a page of one: created after the small requests, by workers of the bulk queue."""
+    cursor: Mapped[str | None] = mapped_column(String(255))
+    """How far a fan-out is cut into pages: the last member that has one. Null: not a fan-out."""
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
 

@@ -1,52 +1,60 @@
-"""Use case: requests that wait as rows. A durable enqueue writes one; a fan-out writes one per page of recipients.
+"""Use case: requests that wait as rows. A durable enqueue writes one; a fan-out is one, and one per page of it.
 
 Whatever waits here is committed: nothing but its creation takes it away.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import event, select
+from sqlalchemy import event, func, select, update
 from sqlalchemy.orm import Session
 
 from worker import create as creating
+from worker import fan_out
 from worker.create import Created
-from worker.errors import BellhopError, EmptyGroup, describe
-from worker.ids import derive
+from worker.errors import BellhopError, describe
 from worker.models import Request
 from worker.prepare import prepare
-from worker.recipients import Directory, audience, member_pages
-from worker.render import check_all_langs
-from worker.request import NotificationRequest, Recipient
-from worker.rows import insert_new
+from worker.recipients import Asked, audiences
+from worker.request import NotificationRequest
+from worker.rows import is_in
 from worker.settings import get_settings
-from worker.threads import check_request
 
 log = logging.getLogger(__name__)
+
+#: Bytes of payloads, as the store keeps them, created in one transaction.
+MOST_BYTES = 8 * 1024 * 1024
+
+#: Requests enqueued in one statement.
+ENQUEUE_BATCH = 1_000
 
 #: Where a session's `info` keeps the wake-up until its transaction has committed.
 _WAKE = "bellhop_wake"
 
 
-def enqueue(session: Session, request: NotificationRequest, *, now: datetime) -> None:
-    """Write the request into the caller's transaction: it is asked if and when that commits.
+def enqueue(session: Session, *requests: NotificationRequest, now: datetime) -> None:
+    """Write the requests into the caller's transaction: they are asked if and when that commits.
 
-    The same request again adds nothing. Raises IdempotencyConflict.
+    The same request again adds nothing. Raises IdempotencyConflict; then none of them is written.
     """
-    result = Created()
-    creating.record(session, [request], result, now, status="pending")
-    for error in result.refused.values():
-        raise error
+    with session.begin_nested() if len(requests) > 1 else nullcontext():
+        for start in range(0, len(requests), ENQUEUE_BATCH):
+            result = Created()
+            creating.record(session, requests[start : start + ENQUEUE_BATCH], result, now, status="pending")
+            for error in result.refused.values():
+                raise error
 
 
-def enqueue_durably(session: Session, request: NotificationRequest, wake: Callable[[], None]) -> None:
+def enqueue_durably(session: Session, requests: Sequence[NotificationRequest], wake: Callable[[], None]) -> None:
     """Enqueue, and call `wake` once the caller's transaction has committed; once for all that it enqueued.
 
     A wake-up that fails, or comes too late, harms nothing: beat looks for waiting requests.
     """
-    enqueue(session, request, now=datetime.now(UTC))
+    enqueue(session, *requests, now=datetime.now(UTC))
     session.info[_WAKE] = wake
 
 
@@ -71,60 +79,95 @@ def has_pending(session: Session, *, bulk: bool) -> bool:
 def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = False) -> tuple[int, Created]:
     """Create up to `limit` waiting requests, the oldest first, inside the caller's transaction.
 
-    Gives how many were taken, and what became of them. One with a large audience is cut into pages that wait in turn.
-    One that is wrong is marked failed with its error and stays, with what was asked, for the operator.
+    Gives how many were taken, and what became of them. One with a large audience is left for the bulk queue, which
+    cuts it into pages that wait in turn. One that is wrong is marked failed with its error and stays, with what was
+    asked, for the operator.
     """
     rows = take(session, limit, bulk)
     return len(rows), create_taken(session, rows, now=now, bulk=bulk)
 
 
-def create_taken(session: Session, rows: Sequence[Request], *, now: datetime, bulk: bool) -> Created:
+def create_taken(session: Session, rows: Sequence[Any], *, now: datetime, bulk: bool) -> Created:
     """Create these waiting requests, which the caller's transaction has locked; gives what became of them."""
     result = Created()
-    small = []
+    asked: dict[UUID, Asked] = {}
+    failed: dict[UUID, BellhopError] = {}
     for row in rows:
         try:
-            request = NotificationRequest.parse(row.payload)
-            if bulk or audience(session, request) <= get_settings().create_batch:
-                small.append((row, request))
-                continue
-            with session.begin_nested():
-                _write_pages(session, request, now)
-            settle(row, None)
+            if row.cursor is not None:
+                result.pages += fan_out.step(session, row.id, now=now)
+            else:
+                asked[row.id] = _asked(row.payload, bulk)
         except BellhopError as error:
-            settle(row, error)
-    prepared = prepare(session, [request for _row, request in small], result.refused, now)
-    for row, request in small:
-        settle(row, result.refused.get(request.id))
+            failed[row.id] = error
+    for id in () if bulk else _large(session, asked):
+        try:
+            fan_out.wait(session, asked.pop(id).request)
+            result.fan_outs += 1
+        except BellhopError as error:
+            failed[id] = error
+    prepared = prepare(session, list(asked.values()), result.refused, now)
+    failed |= {id: result.refused[one.request.id] for id, one in asked.items() if one.request.id in result.refused}
+    settle(session, [id for id in asked if id not in failed], failed)
     creating.write(session, prepared, result, now, announce=not bulk or get_settings().signal == "all")
     return result
 
 
-def settle(row: Request, error: Exception | None) -> None:
-    """Mark a waiting request as created, or as failed with its error; only the latter keeps what was asked."""
-    if error:
-        row.status, row.error = "failed", describe(error)
-        log.warning("request %s is refused: %s", row.id, row.error)
-    else:
-        row.status, row.payload = "created", None
+def _asked(payload: Any, bulk: bool) -> Asked:
+    """A page of mere ids holds what the directory gave: there, they need no further look."""
+    to = payload.get("to") if bulk and isinstance(payload, dict) else None
+    if to and all(isinstance(entry, str) for entry in to):
+        return Asked(NotificationRequest.parse({**payload, "to": to[:1]}), to)
+    return Asked(NotificationRequest.parse(payload))
 
 
-def take(session: Session, limit: int, bulk: bool, but: Collection[UUID] = ()) -> Sequence[Request]:
-    """Up to `limit` waiting requests, the oldest first, locked; others than those named."""
+def _large(session: Session, asked: Mapping[UUID, Asked]) -> list[UUID]:
+    sizes = audiences(session, [one.request for one in asked.values()])
+    return [id for id, size in zip(asked, sizes, strict=True) if size > get_settings().create_batch]
+
+
+def settle(session: Session, created: Sequence[UUID], failed: Mapping[UUID, Exception]) -> None:
+    """Mark waiting requests as created, or as failed with their errors; only the latter keep what was asked."""
+    if created:
+        those = update(Request).where(is_in(session, Request.id, created))
+        session.execute(those.values(status="created", payload=None), execution_options={"synchronize_session": False})
+    for id, error in failed.items():
+        reason = describe(error)
+        session.execute(update(Request).where(Request.id == id).values(status="failed", error=reason))
+        log.warning("request %s is refused: %s", id, reason)
+
+
+def take(session: Session, limit: int, bulk: bool, but: Collection[UUID] = ()) -> Sequence[Any]:
+    """Up to `limit` waiting requests, the oldest first, locked; others than those named.
+
+    No more than fit into memory, but always one. Gives their ids, payloads and cursors.
+    """
+    size = func.pg_column_size if session.get_bind().dialect.name == "postgresql" else func.length
     waiting = (
-        select(Request)
+        select(Request.id, func.coalesce(size(Request.payload), 0))
         .where(Request.status == "pending", Request.bulk.is_(bulk), Request.id.not_in(but))
         .order_by(Request.created_at, Request.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return session.scalars(waiting).all()
+    ids, total = list[UUID](), 0
+    for id, bytes_ in session.execute(waiting):
+        total += bytes_
+        if ids and total > MOST_BYTES:
+            break
+        ids.append(id)
+    return session.execute(_these(session, ids)).all() if ids else []
 
 
-def take_these(session: Session, ids: Sequence[UUID]) -> list[Request]:
-    """Those of them that wait and are in no other hands, locked."""
-    waiting = select(Request).where(Request.id.in_(ids), Request.status == "pending")
-    return list(session.scalars(waiting.order_by(Request.created_at, Request.id).with_for_update(skip_locked=True)))
+def _these(session: Session, ids: Sequence[UUID]) -> Any:
+    chosen = select(Request.id, Request.payload, Request.cursor).where(is_in(session, Request.id, ids))
+    return chosen.order_by(Request.created_at, Request.id)
+
+
+def take_these(session: Session, ids: Sequence[UUID]) -> Sequence[Any]:
+    """Those of them that wait and are in no other hands, locked; as `take` gives them."""
+    waiting = _these(session, ids).where(Request.status == "pending").with_for_update(skip_locked=True)
+    return session.execute(waiting).all() if ids else []
 
 
 def still_waiting(session: Session, ids: Collection[UUID]) -> set[UUID]:
@@ -133,66 +176,19 @@ def still_waiting(session: Session, ids: Collection[UUID]) -> set[UUID]:
 
 
 def create_or_fan_out(session: Session, requests: Sequence[NotificationRequest], *, now: datetime) -> Created:
-    """As `worker.create.create`, but a request with a large audience is cut into pages, in the same transaction."""
+    """As `worker.create.create`, but a request with a large audience waits to be cut into pages."""
     small: list[NotificationRequest] = []
     large: list[NotificationRequest] = []
-    for request in requests:
-        (small if audience(session, request) <= get_settings().create_batch else large).append(request)
+    for request, size in zip(requests, audiences(session, requests), strict=True):
+        (small if size <= get_settings().create_batch else large).append(request)
     result = creating.create(session, small, now=now)
     for request in large:
         try:
             with session.begin_nested():
-                pages = fan_out(session, request, now=now)
+                new = fan_out.begin(session, request, now=now)
         except BellhopError as error:
             result.refused[request.id] = error
         else:
-            result.pages += pages
-            result.repeated += not pages
+            result.fan_outs += new
+            result.repeated += not new
     return result
-
-
-def fan_out(session: Session, request: NotificationRequest, *, now: datetime) -> int:
-    """Cut a large audience into pages of `CREATE_BATCH` recipients that wait as rows, all in one transaction.
-
-    Gives the number of pages; 0 where the same request was fanned out before.
-    Raises what `create` would raise for the request, before any row exists.
-    """
-    result = Created()
-    if not creating.record(session, [request], result, now):
-        for error in result.refused.values():
-            raise error
-        return 0
-    return _write_pages(session, request, now)
-
-
-def _write_pages(session: Session, request: NotificationRequest, now: datetime) -> int:
-    """Every language is rendered first: a page must not fail where another succeeds."""
-    if request.event_config_name:
-        check_all_langs(request.event_config_name, request.context)
-    check_request(session, request.parent_id)
-    count = 0
-    for count, page in enumerate(_pages(session, request), start=1):
-        row = creating.request_row(page, now, "pending")
-        # All pages share the request's id, from which the notifications' ids are made: a recipient who is in two
-        # groups, or moves between pages, is still told once.
-        row |= {"id": derive(request.id, "page", str(count)), "idempotency_key": None, "bulk": True}
-        session.execute(insert_new(session, Request), [row])
-    return count
-
-
-def _pages(session: Session, request: NotificationRequest) -> Iterator[NotificationRequest]:
-    size = get_settings().create_batch
-    single = tuple(entry for entry in request.to if not entry.group)
-    if single:
-        named = request.model_copy(update={"to": single})
-        Directory.load(session, [named]).addressees(named, get_settings().default_lang)
-    for start in range(0, len(single), size):
-        yield request.model_copy(update={"to": single[start : start + size]})
-    for position, entry in enumerate(request.to):
-        empty = True
-        for ids in member_pages(session, entry.group, size) if entry.group else ():
-            empty = False
-            if told := tuple(Recipient(id=id) for id in ids if id not in (entry.without or ())):
-                yield request.model_copy(update={"to": told})
-        if entry.group and empty:
-            raise EmptyGroup(f"to.{position}: the group has no members")

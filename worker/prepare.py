@@ -9,16 +9,19 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from worker.attachments import File
+from worker.contents import content_row, keep_until
 from worker.errors import BellhopError
 from worker.events import EventConfig, get_event
-from worker.ids import derive
+from worker.ids import derive_all
 from worker.models import URGENCY
-from worker.recipients import Addressee, Directory, why_not_asked
+from worker.recipients import Alike, Asked, Directory, why_not_asked
 from worker.render import Rendered, reload_changed, render, render_literal
 from worker.request import NotificationRequest
-from worker.rows import hide
-from worker.settings import Settings, get_settings
+from worker.rows import Block, hide
+from worker.settings import get_settings
 from worker.threads import Threads
+
+Row = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -26,27 +29,30 @@ class Prepared:
     """A request whose recipients are found and whose texts are rendered: only the writing is left."""
 
     request: NotificationRequest
-    notifications: list[dict[str, Any]] = field(default_factory=list)
-    deliveries: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    event: EventConfig | None
+    notifications: list[Block] = field(default_factory=list)
+    deliveries: list[Block] = field(default_factory=list)
+    contents: dict[UUID, Row] = field(default_factory=dict)
+    """What many of its emails have in common."""
+    files: dict[str, Row] = field(default_factory=dict)
     """The bytes that its emails carry, by their hash."""
     left_out: int = 0
     """Recipients of whom there is no row: no email is asked for, and their inbox is not to show it."""
 
 
 def prepare(
-    session: Session, requests: Sequence[NotificationRequest], refused: dict[UUID, BellhopError], now: datetime
+    session: Session, asked: Sequence[Asked], refused: dict[UUID, BellhopError], now: datetime
 ) -> list[Prepared]:
     """Find the recipients, decide, render; what is wrong goes to `refused`. Writes nothing."""
     if get_settings().templates_reload:
         reload_changed()
-    directory = Directory.load(session, requests)
+    directory = Directory.load(session, asked)
     prepared = []
-    for request in requests:
+    for one in asked:
         try:
-            prepared.append(_prepare(request, directory, now))
+            prepared.append(_prepare(one, directory, now))
         except BellhopError as error:
-            refused[request.id] = error
+            refused[one.request.id] = error
     return _joined(session, prepared, refused)
 
 
@@ -54,65 +60,97 @@ def _joined(session: Session, prepared: list[Prepared], refused: dict[UUID, Bell
     """Those whose parents are found; the usual ones have none."""
     if not any(one.request.parent_id for one in prepared):
         return prepared
-    threads, joined = Threads(session, (row for one in prepared for row in one.notifications)), []
-    for one in prepared:
+    written = [[row for block in one.notifications for row in block.rows()] for one in prepared]
+    threads, joined = Threads(session, (row for rows in written for row in rows)), []
+    for one, rows in zip(prepared, written, strict=True):
         try:
-            threads.join(one.request.id, one.notifications)
-            joined.append(one)
+            threads.join(one.request.id, rows)
         except BellhopError as error:
             refused[one.request.id] = error
+            continue
+        if one.request.parent_id:
+            one.notifications = [Block.of(row) for row in rows]
+        joined.append(one)
     return joined
 
 
-def _prepare(request: NotificationRequest, directory: Directory, now: datetime) -> Prepared:
+def _prepare(asked: Asked, directory: Directory, now: datetime) -> Prepared:
+    request = asked.request
     event = get_event(request.event_config_name) if request.event_config_name else None
-    settings = get_settings()
-    one = Prepared(request)
+    one = Prepared(request, event)
     files = [attachment.as_file() for attachment in request.attachments]
-    rendered: dict[tuple[str, str], Rendered] = {}
-    for who in directory.addressees(request, settings.default_lang):
-        if event and who.id == request.sender_id and not event.to_self:
+    by_email = why_not_asked(request.should_email, event) is None
+    groups = directory.groups(asked, get_settings().default_lang)
+    if event and not event.to_self and request.sender_id:
+        _leave_out(request.sender_id, groups)
+    # A secret is not kept for longer than the mail that needs it.
+    common = (asked.ids is not None or sum(len(told.ids) for told in groups.values()) > 1) and not (
+        event and event.secret
+    )
+    # In one order everywhere, as two transactions must not wait for each other.
+    for (lang, timezone), told in sorted(groups.items(), key=lambda group: group[0]):
+        shown, hidden = directory.by_inbox(told, request.inbox, event)
+        if not by_email:
+            one.left_out += len(hidden.ids)
+            hidden = Alike()
+        if not shown.ids and not hidden.ids:
             continue
-        decision = directory.email_decision(who, request.should_email, event)
-        shown = directory.is_shown(who, request.inbox, event)
-        if not shown and decision == "":
-            one.left_out += 1
-            continue
-        key = (who.lang, who.timezone)
-        if key not in rendered:
-            rendered[key] = _render(request, who, files)
-        row = _notification(request, who, rendered[key], event, now)
-        one.notifications.append(row)
-        if decision != "":
-            skip = "expired" if row["expire_at"] and row["expire_at"] <= now else decision
-            carried = () if skip else (*files, *rendered[key].images)
-            one.deliveries.append(_delivery(row, who, rendered[key], skip, event, settings, carried))
-            for file in carried:
-                keep_until = row["created_at"] + timedelta(days=settings.request_retention_days)
-                one.files[file.sha256] = {"sha256": file.sha256, "content": file.content, "keep_until": keep_until}
-        if not shown:
-            hide(row)
+        rendered = _render(request, lang, timezone, files, by_email)
+        shared = _notification(request, event, rendered, lang, now)
+        for some, row in ((shown, shared), (hidden, hide(shared))):
+            if some.ids:
+                _add(one, some, row, directory, _Mail(rendered, files, shared, common) if by_email else None)
     return one
 
 
-def _render(request: NotificationRequest, who: Addressee, files: Sequence[File]) -> Rendered:
-    if request.event_config_name:
-        return render(request.event_config_name, who.lang, request.context, timezone=who.timezone, files=files)
-    return render_literal(request.title or "", request.text or "", who.lang)
+@dataclass(frozen=True, slots=True)
+class _Mail:
+    """What the emails of some recipients have in common."""
+
+    rendered: Rendered
+    files: Sequence[File]
+    notification: Row
+    common: bool
+    """Their parts are kept once for all of them."""
+
+
+def _add(one: Prepared, told: Alike, row: Row, directory: Directory, mail: _Mail | None) -> None:
+    ids = _ids(one.request, one.event, told.ids)
+    one.notifications.append(Block(row, {"id": ids, "recipient_id": told.ids}))
+    if mail:
+        carried, due = (*mail.files, *mail.rendered.images), mail.notification["created_at"]
+        for skip, some in _decided(one, mail.notification, told, ids, directory):
+            outcome = _skipped(skip) if skip else _sent(one, mail.rendered, carried, due, mail.common)
+            one.deliveries.append(Block(_delivery(mail.notification, one.event) | outcome, some))
+
+
+def _leave_out(sender_id: str, groups: dict[tuple[str, str], Alike]) -> None:
+    """The sender is not told of their own doing."""
+    for key, told in list(groups.items()):
+        if sender_id in told.ids:
+            position = told.ids.index(sender_id)
+            del told.ids[position], told.emails[position]
+            if not told.ids:
+                del groups[key]
+
+
+def _render(request: NotificationRequest, lang: str, timezone: str, files: Sequence[File], by_email: bool) -> Rendered:
+    if not request.event_config_name:
+        return render_literal(request.title or "", request.text or "", lang, email=by_email)
+    context = request.context
+    return render(request.event_config_name, lang, context, timezone=timezone, files=files, email=by_email)
 
 
 def _notification(
-    request: NotificationRequest, who: Addressee, rendered: Rendered, event: EventConfig | None, now: datetime
-) -> dict[str, Any]:
+    request: NotificationRequest, event: EventConfig | None, rendered: Rendered, lang: str, now: datetime
+) -> Row:
     secret = event.secret if event else ()
     return {
-        "id": _notification_id(request, who, event),
         "request_id": request.id,
-        "recipient_id": who.id,
         "sender_id": request.sender_id,
         "event_config_name": request.event_config_name,
         "lang": rendered.lang,
-        "lang_asked": who.lang,
+        "lang_asked": lang,
         "title": rendered.title,
         "text": rendered.text,
         "link": request.link,
@@ -130,42 +168,69 @@ def _notification(
     }
 
 
-def _notification_id(request: NotificationRequest, who: Addressee, event: EventConfig | None) -> UUID:
+def _ids(request: NotificationRequest, event: EventConfig | None, told: Sequence[str]) -> list[str]:
     """Where the event says so, the same sender, object and recipient give the same id, whoever asks (FitTrackee)."""
     if event and event.dedupe and request.object_type and request.object_id:
-        about = (event.name, request.sender_id or "", request.object_type, request.object_id, who.id)
-        return derive(UUID(int=0), *about)
-    return derive(request.id, who.id)
+        about = "\0".join((event.name, request.sender_id or "", request.object_type, request.object_id, ""))
+        return derive_all(UUID(int=0).hex, [about + id for id in told])
+    return derive_all(request.id.hex, told)
 
 
-def _delivery(
-    row: Mapping[str, Any],
-    who: Addressee,
-    rendered: Rendered,
-    skip: str | None,
-    event: EventConfig | None,
-    settings: Settings,
-    files: Sequence[File],
-) -> dict[str, Any]:
-    due = row["created_at"]
-    parts: dict[str, Any] = {
+def _decided(
+    one: Prepared, notification: Mapping[str, Any], told: Alike, ids: Sequence[str], directory: Directory
+) -> list[tuple[str, dict[str, list[Any]]]]:
+    """The deliveries' own columns, by why no email is sent for them; "" where one is."""
+    late = notification["expire_at"] is not None and notification["expire_at"] <= notification["updated_at"]
+    decided: dict[str, list[tuple[str, str | None]]] = {}
+    for id, who, email in zip(ids, told.ids, told.emails, strict=True):
+        skip = "expired" if late else directory.email_decision(who, email, one.request.should_email, one.event)
+        decided.setdefault(skip, []).append((id, email))
+    return [
+        (
+            skip,
+            {
+                "id": [derive_all(id, ["email"])[0] for id, _email in some],
+                "notification_id": [id for id, _email in some],
+                "address": [email for _id, email in some],
+            },
+        )
+        for skip, some in sorted(decided.items())
+    ]
+
+
+def _skipped(reason: str) -> Row:
+    return {"parts": None, "content_id": None, "status": "skipped", "reason": reason}
+
+
+def _sent(one: Prepared, rendered: Rendered, files: Sequence[File], due: datetime, common: bool) -> Row:
+    """With its parts in itself, or once for many."""
+    for file in files:
+        one.files[file.sha256] = {"sha256": file.sha256, "content": file.content, "keep_until": keep_until(due)}
+    row: Row = {"parts": _parts(rendered, files), "content_id": None, "status": "pending", "reason": None}
+    if common:
+        content = content_row(one.request.id, row["parts"], due)
+        one.contents[content["id"]] = content
+        row |= {"parts": None, "content_id": content["id"]}
+    return row
+
+
+def _parts(rendered: Rendered, files: Sequence[File]) -> Row:
+    return {
         "subject": rendered.subject,
         "text": rendered.email_text,
         "html": rendered.email_html,
         "files": [[file.name, file.content_type, file.sha256, file.cid] for file in files],
     }
-    scheduled = due > row["updated_at"]
+
+
+def _delivery(notification: Mapping[str, Any], event: EventConfig | None) -> Row:
+    due = notification["created_at"]
+    scheduled = due > notification["updated_at"]
     return {
-        "id": derive(row["id"], "email"),
-        "notification_id": row["id"],
         "channel": "email",
-        "address": who.email,
-        "parts": None if skip else parts,
-        "status": "skipped" if skip else "pending",
-        "reason": skip,
         "urgency": URGENCY[event.priority if event else "normal"],
         "attempts": 0,
         "due_at": due,
-        "lease_until": due if scheduled else due + timedelta(seconds=settings.handover_seconds),
-        "expire_at": row["expire_at"],
+        "lease_until": due if scheduled else due + timedelta(seconds=get_settings().handover_seconds),
+        "expire_at": notification["expire_at"],
     }

@@ -11,7 +11,7 @@ from worker import under_way
 from worker.database import Transaction
 from worker.events import get_events
 from worker.ids import uuid7
-from worker.models import AttachmentContent, Delivery, Notification, PurgeRun, Request
+from worker.models import AttachmentContent, Content, Delivery, Notification, PurgeRun, Request
 from worker.settings import get_settings
 
 #: Seconds that a batch should take: so long does whoever wants one of its rows wait.
@@ -132,8 +132,9 @@ def purge_requests(begin: Transaction, *, now: datetime) -> int:
         now - timedelta(days=days) for days in (settings.request_retention_days, settings.failed_retention_days)
     )
     with begin() as session:
-        # Files that no email can need any more.
-        session.execute(delete(AttachmentContent).where(AttachmentContent.keep_until < now))
+        # What no email can need any more.
+        for model in (Content, AttachmentContent):
+            session.execute(delete(model).where(model.keep_until < now))
         under_way.purge(session, now=now)
     settled = and_(Request.status.in_(["created", "cancelled"]), Request.created_at < cutoff)
     given_up = and_(Request.status == "failed", Request.created_at < failed_cutoff)

@@ -3,12 +3,14 @@
 How the directory is kept is in `worker.directory` and `worker.erasure`; their public names are names of this module.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
+from sqlalchemy.types import NULLTYPE
 
 from worker.directory import (
     add_members,
@@ -29,24 +31,21 @@ from worker.directory import (
 )
 from worker.erasure import erase, export
 from worker.errors import EmptyGroup, UnknownRecipient
-from worker.events import EventConfig
+from worker.events import EventConfig, get_events
 from worker.formats import zone as check_zone
 from worker.models import GroupMember, Preference, Recipient, Suppression
 from worker.request import NotificationRequest
 from worker.request import Recipient as Entry
-from worker.rows import chunks, is_in
+from worker.rows import is_in
 
 __all__ = [
-    "Addressee", "Directory", "add_members", "as_dict", "audience", "delete", "erase", "export", "find", "get",
-    "groups", "is_suppressed", "member_pages", "members", "preferences", "remove_members", "set_group",
+    "Addressee", "Alike", "Asked", "Directory", "add_members", "as_dict", "audiences", "delete", "erase", "export",
+    "find", "get", "groups", "is_suppressed", "members", "preferences", "remove_members", "set_group",
     "set_preference", "suppress", "suppressed", "unsuppress", "upsert", "why_not_asked",
 ]  # fmt: skip
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Addressee:
+class Addressee(NamedTuple):
     """One recipient of one request, with everything that is known of them."""
 
     id: str
@@ -55,11 +54,33 @@ class Addressee:
     email: str | None
 
 
+@dataclass(eq=False, slots=True)
+class Asked:
+    """A request, and the ids of those whom it means here, where a fan-out has found them before."""
+
+    request: NotificationRequest
+    ids: Sequence[str] | None = None
+
+
+@dataclass(slots=True)
+class Alike:
+    """Recipients of one request who read the same language in the same time zone; the addresses in the same order."""
+
+    ids: list[str] = field(default_factory=list)
+    emails: list[str | None] = field(default_factory=list)
+
+
+#: What is read of a recipient: email, lang, time zone.
+_Known = tuple[str | None, str | None, str | None]
+
+
 @dataclass(slots=True)
 class Directory:
     """What the directory says about everyone that some requests name: loaded at once, then asked in memory."""
 
-    by_id: dict[str, Recipient] = field(default_factory=dict)
+    by_id: dict[str, _Known] = field(default_factory=dict)
+    pages: dict[Asked, dict[tuple[str | None, str | None], Alike]] = field(default_factory=dict)
+    """Of pages, the recipients by their own language and time zone."""
     id_by_username: dict[str, str] = field(default_factory=dict)
     members: dict[str, list[str]] = field(default_factory=dict)
     refusals: set[tuple[str, str, str]] = field(default_factory=set)
@@ -68,37 +89,67 @@ class Directory:
     """Email addresses in lower case."""
 
     @classmethod
-    def load(cls, session: Session, requests: Sequence[NotificationRequest]) -> "Directory":
-        """Read all that `requests` need in a handful of statements, however many recipients they have."""
+    def load(cls, session: Session, asked: Sequence[Asked]) -> "Directory":
+        """Read all that the requests need in a handful of statements, however many recipients they have."""
         self = cls()
-        entries = [entry for request in requests for entry in request.to]
-        for name, member in _select_in(
-            session, GroupMember, GroupMember.name, {e.group for e in entries if e.group}, GroupMember.recipient_id
-        ):
-            self.members.setdefault(name, []).append(member)
-        rows = _rows_in(session, Recipient, Recipient.username, {e.username for e in entries if e.username})
-        self.id_by_username = {row.username: row.id for row in rows if row.username}
-        ids = {e.id for e in entries if e.id} | {m for members in self.members.values() for m in members}
-        rows += _rows_in(session, Recipient, Recipient.id, ids - {row.id for row in rows})
-        self.by_id = {row.id: row for row in rows}
-        self._load_refusals(session, ids | set(self.by_id), {r.event_config_name for r in requests})
-        addresses = {e.email for e in entries if e.email} | {row.email for row in rows if row.email}
-        self.suppressed = suppressed(session, addresses)
+        self.pages = {one: _alike(session, one.ids) for one in asked if one.ids is not None}
+        entries = [entry for one in asked if one.ids is None for entry in one.request.to]
+        ids = {entry.id for entry in entries if entry.id}
+        if groups := {entry.group for entry in entries if entry.group}:
+            ids |= self._load_members(session, sorted(groups))
+        if names := {entry.username for entry in entries if entry.username}:
+            named = select(Recipient.username, Recipient.id).where(is_in(session, Recipient.username, sorted(names)))
+            self.id_by_username = {name: id for name, id in session.execute(named) if name}
+            ids |= set(self.id_by_username.values())
+        if ids:
+            known = select(Recipient.id, Recipient.email, Recipient.lang, Recipient.timezone)
+            found = session.execute(known.where(is_in(session, Recipient.id, sorted(ids))))
+            self.by_id = {id: (email, lang, timezone) for id, email, lang, timezone in found}
+        given: set[str | None] = {entry.email for entry in entries if entry.email}
+        self._load_decisions(session, asked, ids, given | {email for email, _lang, _zone in self.by_id.values()})
         return self
 
-    def _load_refusals(self, session: Session, ids: set[str], events: set[str | None]) -> None:
-        for chunk in chunks(sorted(ids)):
+    def _load_members(self, session: Session, groups: Sequence[str]) -> set[str]:
+        statement = select(GroupMember.name, GroupMember.recipient_id).where(is_in(session, GroupMember.name, groups))
+        for name, member in session.execute(statement.order_by(GroupMember.name, GroupMember.recipient_id)):
+            self.members.setdefault(name, []).append(member)
+        return {member for members in self.members.values() for member in members}
+
+    def _load_decisions(
+        self, session: Session, asked: Sequence[Asked], ids: set[str], addresses: set[str | None]
+    ) -> None:
+        """Only what a decision will look at."""
+        of_pages = [alike for page in self.pages.values() for alike in page.values()]
+        if events := {one.request.event_config_name for one in asked if _may_refuse(one.request)}:
+            everybody = sorted(ids.union(*(alike.ids for alike in of_pages)))
             columns = (Preference.recipient_id, Preference.event_config_name, Preference.channel)
             statement = select(*columns).where(
-                Preference.recipient_id.in_(chunk),
+                is_in(session, Preference.recipient_id, everybody),
                 Preference.event_config_name.in_([name for name in events if name]),
                 Preference.channel.in_(["email", "inbox"]),
                 Preference.enabled.is_(False),
             )
             self.refusals.update((id, event, channel) for id, event, channel in session.execute(statement))
+        if any(_may_email(one.request) for one in asked):
+            everywhere = addresses.union(*(alike.emails for alike in of_pages))
+            self.suppressed = suppressed(session, filter(None, everywhere))
+
+    def groups(self, asked: Asked, default_lang: str) -> dict[tuple[str, str], Alike]:
+        """Everyone the request means, each once, by language and time zone. Raises as `addressees` does."""
+        groups: dict[tuple[str, str], Alike] = {}
+        for (own, zone), alike in self.pages.get(asked, {}).items():
+            check_zone(zone or "UTC")
+            into = groups.setdefault((asked.request.lang or own or default_lang, zone or "UTC"), Alike())
+            into.ids += alike.ids
+            into.emails += alike.emails
+        for who in self.addressees(asked.request, default_lang) if asked.ids is None else ():
+            into = groups.setdefault((who.lang, who.timezone), Alike())
+            into.ids.append(who.id)
+            into.emails.append(who.email)
+        return groups
 
     def addressees(self, request: NotificationRequest, default_lang: str) -> list[Addressee]:
-        """Everyone the request means, each once; values given in the request win over the directory.
+        """Everyone the request's `to` means, each once; values given in the request win over the directory.
 
         Raises UnknownRecipient, EmptyGroup or InvalidTimezone naming the place in `to`.
         """
@@ -122,38 +173,85 @@ class Directory:
         return [member for member in self.members[entry.group or ""] if member not in left_out]
 
     def _addressee(self, recipient_id: str, entry: Entry, lang: str | None, default_lang: str) -> Addressee:
-        row = self.by_id.get(recipient_id)
-        zone = entry.timezone or (row.timezone if row else None) or "UTC"
+        email, own_lang, own_zone = self.by_id.get(recipient_id, (None, None, None))
+        zone = entry.timezone or own_zone or "UTC"
         check_zone(zone)
-        return Addressee(
-            id=recipient_id,
-            lang=entry.lang or lang or (row.lang if row else None) or default_lang,
-            timezone=zone,
-            email=entry.email or (row.email if row else None),
-        )
+        return Addressee(recipient_id, entry.lang or lang or own_lang or default_lang, zone, entry.email or email)
 
-    def email_decision(self, who: Addressee, should_email: bool | None, event: EventConfig | None) -> str | None:
-        """Whether this recipient gets an email: "" for none asked, None to send, else the reason to skip it.
+    def email_decision(self, id: str, email: str | None, should_email: bool | None, event: EventConfig | None) -> str:
+        """Why no email is sent to this recipient, of a request that asks for some; "" to send it.
 
-        `should_email` true passes preferences, never a suppression; false wins over everything; absent: the event's
-        default, then the recipient's preference (on, where none is recorded).
+        `should_email` true passes preferences, never a suppression; absent: the event's default, then the
+        recipient's preference (on, where none is recorded).
         """
-        if why_not_asked(should_email, event):
-            return ""
-        if should_email is None and self._turned_off(who, event, "email"):
+        if should_email is None and self._turned_off(id, event, "email"):
             return "preference"
-        if not who.email:
+        if not email:
             return "no_address"
-        return "suppressed" if who.email.lower() in self.suppressed else None
+        return "suppressed" if email.lower() in self.suppressed else ""
 
-    def is_shown(self, who: Addressee, inbox: bool | None, event: EventConfig | None) -> bool:
-        """Whether this recipient's inbox shows it: not where the request is for the email alone (`inbox` false), nor
-        where they turned the event off there.
+    def by_inbox(self, told: Alike, inbox: bool | None, event: EventConfig | None) -> tuple[Alike, Alike]:
+        """Those whose inbox shows it, and the others: it is for the email alone (`inbox` false), or they turned the
+        event off there.
         """
-        return inbox is not False and not self._turned_off(who, event, "inbox")
+        if inbox is False:
+            return Alike(), told
+        if not self.refusals:
+            return told, Alike()
+        shown, hidden = Alike(), Alike()
+        for id, email in zip(told.ids, told.emails, strict=True):
+            into = hidden if self._turned_off(id, event, "inbox") else shown
+            into.ids.append(id)
+            into.emails.append(email)
+        return shown, hidden
 
-    def _turned_off(self, who: Addressee, event: EventConfig | None, channel: str) -> bool:
-        return event is not None and event.preference and (who.id, event.name, channel) in self.refusals
+    def _turned_off(self, id: str, event: EventConfig | None, channel: str) -> bool:
+        return event is not None and event.preference and (id, event.name, channel) in self.refusals
+
+
+def _alike(session: Session, ids: Sequence[str]) -> dict[tuple[str | None, str | None], Alike]:
+    """Those who have these ids, each once, by their own language and time zone; the ids in order."""
+    found: dict[tuple[str | None, str | None], Alike] = {}
+    unknown = set(ids)
+    for own, zone, known in _known(session, ids):
+        known.sort()
+        found[own, zone] = Alike([id for id, _email in known], [email for _id, email in known])
+        unknown.difference_update(found[own, zone].ids)
+    if unknown:
+        nobody = found.setdefault((None, None), Alike())
+        nobody.ids += sorted(unknown)
+        nobody.emails += [None] * len(unknown)
+    return found
+
+
+def _known(
+    session: Session, ids: Sequence[str]
+) -> Iterator[tuple[str | None, str | None, list[tuple[str, str | None]]]]:
+    """Language, time zone, and who has them with which address."""
+    these = is_in(session, Recipient.id, ids)
+    if session.get_bind().dialect.name == "postgresql":
+        # Gathered there: a row for each would take longer to read than all else.
+        every, where = (func.array_agg(column, type_=NULLTYPE) for column in (Recipient.id, Recipient.email))
+        alike = select(Recipient.lang, Recipient.timezone, every, where).where(these)
+        rows: Iterable[Any] = session.execute(alike.group_by(Recipient.lang, Recipient.timezone))
+        for own, zone, some, emails in rows:
+            yield own, zone, list(zip(some, emails, strict=True))
+        return
+    found = defaultdict[tuple[str | None, str | None], list[tuple[str, str | None]]](list)
+    for row in session.execute(select(Recipient.id, Recipient.email, Recipient.lang, Recipient.timezone).where(these)):
+        found[row.lang, row.timezone].append((row.id, row.email))
+    for (own, zone), some in found.items():
+        yield own, zone, some
+
+
+def _may_email(request: NotificationRequest) -> bool:
+    event = get_events().get(request.event_config_name or "")
+    return why_not_asked(request.should_email, event) is None
+
+
+def _may_refuse(request: NotificationRequest) -> bool:
+    event = get_events().get(request.event_config_name or "")
+    return event is not None and event.preference
 
 
 def why_not_asked(should_email: bool | None, event: EventConfig | None) -> str | None:
@@ -165,51 +263,20 @@ def why_not_asked(should_email: bool | None, event: EventConfig | None) -> str |
     return None if event.email else "event_default"
 
 
-def audience(session: Session, request: NotificationRequest) -> int:
-    """How many recipients a request may mean at most; cheap, for deciding whether to fan out."""
-    if len(request.to) == 1 and not request.to[0].group:
-        return 1
-    groups = {entry.group for entry in request.to if entry.group}
-    statement = select(func.count()).select_from(GroupMember).where(GroupMember.name.in_(groups))
-    members = session.scalar(statement) if groups else 0
-    return len(request.to) - len(groups) + (members or 0)
-
-
-def member_pages(session: Session, group: str, size: int) -> Iterator[list[str]]:
-    """A group's members in pages of `size`, by keyset."""
-    last = ""
-    while True:
-        statement = (
-            select(GroupMember.recipient_id)
-            .where(GroupMember.name == group, GroupMember.recipient_id > last)
-            .order_by(GroupMember.recipient_id)
-            .limit(size)
-        )
-        page = list(session.scalars(statement))
-        if not page:
-            return
-        yield page
-        last = page[-1]
+def audiences(session: Session, requests: Sequence[NotificationRequest]) -> list[int]:
+    """How many recipients each request may mean at most; cheap, for deciding whether to fan out."""
+    groups = {entry.group for request in requests for entry in request.to if entry.group}
+    sizes: dict[str, int] = {}
+    if groups:
+        statement = select(GroupMember.name, func.count()).where(is_in(session, GroupMember.name, sorted(groups)))
+        sizes = {name: count for name, count in session.execute(statement.group_by(GroupMember.name))}
+    return [sum(sizes.get(entry.group, 0) if entry.group else 1 for entry in request.to) for request in requests]
 
 
 def suppressed(session: Session, addresses: Iterable[str]) -> set[str]:
     """Those of the addresses (in lower case) that no email may go to."""
     wanted = sorted({address.lower() for address in addresses})
-    found: set[str] = set()
-    for chunk in chunks(wanted):
-        statement = select(Suppression.address).where(Suppression.channel == "email")
-        found.update(session.scalars(statement.where(is_in(session, Suppression.address, chunk))))
-    return found
-
-
-def _rows_in(session: Session, model: type[T], column: Any, values: set[str]) -> list[T]:
-    rows: list[T] = []
-    for chunk in chunks(sorted(values)):
-        rows += session.scalars(select(model).where(column.in_(chunk)))
-    return rows
-
-
-def _select_in(session: Session, model: Any, column: Any, values: set[str], other: Any) -> Iterator[tuple[str, str]]:
-    for chunk in chunks(sorted(values)):
-        statement = select(column, other).where(column.in_(chunk)).order_by(column, other)
-        yield from session.execute(statement)
+    if not wanted:
+        return set()
+    statement = select(Suppression.address).where(Suppression.channel == "email")
+    return set(session.scalars(statement.where(is_in(session, Suppression.address, wanted))))

@@ -53,11 +53,13 @@ def render(
     *,
     timezone: str = "UTC",
     files: Sequence[File] = (),
+    email: bool = True,
 ) -> Rendered:
     """Render every part of an event in the nearest language that has it.
 
     All parts come from one language of the chain `pt-BR`, `pt`, default. `timezone` (IANA name) is the zone in which
-    dates are shown; `files` are those of the request, of which html parts may show the inline ones.
+    dates are shown; `files` are those of the request, of which html parts may show the inline ones. Without `email`
+    the parts that only an email has are left empty.
 
     Raises UnknownEvent, InactiveEvent, InvalidContext, InvalidLanguage, TemplateMissing or TemplateFailed.
     """
@@ -70,6 +72,8 @@ def render(
         return render_file(f"{event_config_name}/{used}/{name}", used, values)
 
     title, text = _line(part("title.txt") or ""), (part("text.txt") or "").strip()
+    if not email:
+        return Rendered(used, title, text, "", "", "")
     subject = _line(part("subject.txt") or title)
     html = part("email.html")
     email_text = part("email.txt") or text
@@ -77,8 +81,10 @@ def render(
     return replace(rendered, images=tuple(images.made.values())) if images.made else rendered
 
 
-def render_literal(title: str, text: str, lang: str) -> Rendered:
-    """The parts of a notification whose text was given in the request, framed for email."""
+def render_literal(title: str, text: str, lang: str, *, email: bool = True) -> Rendered:
+    """The parts of a notification whose text was given in the request, framed for email where there is one."""
+    if not email:
+        return Rendered(lang, _line(title), text, "", "", "")
     return _framed(lang, _line(title), text, _line(title), text or title, None)
 
 
@@ -170,7 +176,10 @@ def _template(lang: str, name: str) -> Template | None:
     if name != PARAGRAPH and not (templates_dir() / name).is_file():
         return None
     try:
-        return _environment(lang).get_template(name)
+        template = _environment(lang).get_template(name)
+        # Jinja chains the environment's after the template's own, and copies the chain at each rendering.
+        template.globals = dict(template.globals)
+        return template
     except TemplateError as error:
         raise TemplateFailed(f"{name}:{getattr(error, 'lineno', 0)}: {error.message}") from None
     except Exception as error:  # not UTF-8, or nested deeper than Python compiles

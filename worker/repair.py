@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from worker import attempts, control, pending
+from worker import attempts, contents, control, pending
 from worker.database import Transaction
 from worker.errors import BellhopError, describe
 from worker.models import URGENCY, Delivery, Notification, Request
@@ -106,7 +106,7 @@ def _requests(wanted: Wanted) -> Select[Request]:
 def count_deliveries(session: Session, wanted: Wanted) -> tuple[int, int]:
     """How many could be put back, and how many not: their mail is no longer there."""
     which = and_(*_which(wanted), Delivery.status.in_(DELIVERIES_BACK))
-    whole = Delivery.parts.is_not(None)
+    whole = contents.kept()
     rows = session.execute(select(whole, func.count()).where(which).group_by(whole))
     found = {bool(there): number for there, number in rows}
     return found.get(True, 0), found.get(False, 0)
@@ -127,7 +127,7 @@ def replay_deliveries(begin: Transaction, wanted: Wanted, *, now: datetime) -> R
     result = Replayed()
     with begin() as session:
         _back, result.gone = count_deliveries(session, wanted)
-    which = and_(*_which(wanted), Delivery.status.in_(DELIVERIES_BACK), Delivery.parts.is_not(None))
+    which = and_(*_which(wanted), Delivery.status.in_(DELIVERIES_BACK), contents.kept())
     last = BATCH
     while last == BATCH:
         with begin() as session:

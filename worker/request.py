@@ -44,6 +44,10 @@ _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _ADDRESS = re.compile(r"^[^@\s<>,;:\"()\[\]\\]+@[^@\s<>,;:\"()\[\]\\]+$")
 
 
+#: What stands in JSON as it is, with nothing in it.
+_FLAT = frozenset({str, int, float, bool, type(None)})
+
+
 def _no_control(value: str) -> str:
     if _CONTROL.search(value):
         raise ValueError("no control characters and no lone surrogates")
@@ -90,14 +94,15 @@ def _plain_json(value: Any) -> Any:
 
     Walked level by level, so that deep nesting is refused before anything recurses into it.
     """
-    level, depth = [value], 0
+    flat = type(value) is dict and all(type(key) is str and type(item) in _FLAT for key, item in value.items())
+    level, depth = [] if flat else [value], 0
     while level := [item for item in level if isinstance(item, Mapping | list | tuple)]:
         depth += 1
         if depth > MAX_CONTEXT_DEPTH:
             raise ValueError(f"nested deeper than {MAX_CONTEXT_DEPTH} levels")
         level = [child for item in level for child in _children(item)]
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_as_text)
+        text = _encode(value)
         size = len(text.encode())
     except (TypeError, ValueError):
         raise ValueError("JSON values only: no NaN or infinity, no lone surrogates, object keys are text") from None
@@ -105,7 +110,7 @@ def _plain_json(value: Any) -> Any:
         raise ValueError(f"at most {MAX_CONTEXT_BYTES} bytes as JSON")
     if "\\u0000" in text and _holds_nul(value):
         raise ValueError("no NUL characters")
-    return json.loads(text)
+    return dict(value) if flat else json.loads(text)
 
 
 def _children(item: Any) -> Iterator[Any]:
@@ -130,6 +135,9 @@ def _as_text(value: object) -> str:
         return str(value)
     raise TypeError
 
+
+_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, default=_as_text).encode
+_encode_sorted = json.JSONEncoder(sort_keys=True).encode
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_one_line)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_one_line)]
@@ -174,7 +182,7 @@ class Recipient(BaseModel):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if sum(part is not None for part in (self.id, self.username, self.group)) != 1:
+        if (self.id is not None) + (self.username is not None) + (self.group is not None) != 1:
             raise ValueError("exactly one of id, username and group")
         if self.without and not self.group:
             raise ValueError("without goes with a group only")
@@ -184,6 +192,8 @@ class Recipient(BaseModel):
 
     def to_wire(self) -> Any:
         """The shortest JSON form: the bare id where nothing else is given."""
+        if self.model_fields_set == {"id"}:
+            return self.id
         values = self.model_dump(exclude_none=True)
         return self.id if set(values) == {"id"} else values
 
@@ -261,7 +271,7 @@ class NotificationRequest(BaseModel):
     def fingerprint(self) -> str:
         """What was asked, as a hash: equal for two requests that differ in their id alone."""
         wire = {**self.to_wire(), "id": None}
-        return hashlib.sha256(json.dumps(wire, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(_encode_sorted(wire).encode()).hexdigest()
 
 
 def complaints(error: ValidationError) -> str:

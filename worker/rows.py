@@ -1,12 +1,33 @@
 """Many rows in one statement, on both stores."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Insert, Select, any_, bindparam, false, func, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Dialect,
+    Insert,
+    Select,
+    String,
+    Text,
+    TextClause,
+    any_,
+    cast,
+    false,
+    func,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
+from sqlalchemy.types import NULLTYPE
 
 from worker.models import Base, Notification
 
@@ -14,6 +35,180 @@ from worker.models import Base, Notification
 CHUNK = 10_000
 
 T = TypeVar("T")
+Row = dict[str, Any]
+_Names = tuple[str, ...]
+_POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+#: Columns that may be given as 32 hexadecimal digits, see `worker.ids`.
+_IDS = {"id", "notification_id"}
+
+
+def as_uuid(id: UUID | str) -> UUID:
+    """An id, given as such or as hexadecimal digits."""
+    return UUID(id) if isinstance(id, str) else id
+
+
+@dataclass(slots=True)
+class Block:
+    """Rows of one table that have most values in common."""
+
+    shared: Row
+    """Columns with one value for all rows."""
+    each: dict[str, list[Any]]
+    """Columns with a value for each row; at least one."""
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """A single row."""
+        return cls({name: value for name, value in row.items() if name != "id"}, {"id": [row["id"]]})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.each.values())))
+
+    def rows(self) -> list[Row]:
+        """Written out; ids that are text become UUIDs."""
+        names = list(self.each)
+        each = [map(as_uuid, values) if name in _IDS else values for name, values in self.each.items()]
+        return [{**self.shared, **dict(zip(names, row, strict=True))} for row in zip(*each, strict=True)]
+
+    def column(self, name: str) -> list[Any]:
+        """A column's values, row by row."""
+        return self.each[name] if name in self.each else [self.shared[name]] * len(self)
+
+
+def insert_blocks(
+    session: Session, model: type[Base], blocks: Sequence[Block], *, returning: bool = False
+) -> set[UUID]:
+    """Insert the rows of all blocks in one statement, in this order; rows that are there already stay as they are.
+
+    `returning`: give the ids of those that were not there. PostgreSQL gets each value once, however many rows have it.
+    """
+    if not blocks:
+        return set()
+    if session.get_bind().dialect.name == "postgresql":
+        statement, values = _unnested(model, blocks, returning)
+        result = session.execute(statement, values)
+        return {row[0] for row in result} if returning else set()
+    insert = insert_new(session, model)
+    rows = [row for block in blocks for row in block.rows()]
+    if returning:
+        return set(session.scalars(insert.returning(model.__table__.c.id), rows))
+    session.execute(insert, rows)
+    return set()
+
+
+def _unnested(model: type[Base], blocks: Sequence[Block], returning: bool) -> tuple[TextClause, dict[str, str | None]]:
+    each = tuple(sorted({name for block in blocks for name in block.each}))
+    values: dict[str, Any] = {}
+    constant, by_block = list[str](), list[str]()
+    for name in blocks[0].shared:
+        if name in each:
+            continue
+        of_blocks = [block.shared[name] for block in blocks]
+        if of_blocks.count(of_blocks[0]) == len(of_blocks):
+            constant.append(name)
+            values[name] = None if of_blocks[0] is None else _text(of_blocks[0])
+        else:
+            by_block.append(name)
+            values[name] = array(of_blocks)
+    for name in each:
+        values[name] = array([value for block in blocks for value in block.column(name)])
+    if by_block:
+        values["block"] = array([number for number, block in enumerate(blocks, start=1) for _ in range(len(block))])
+    return _statement(model, tuple(constant), tuple(by_block), each, returning), values
+
+
+@lru_cache(maxsize=256)
+def _statement(model: type[Base], constant: _Names, by_block: _Names, each: _Names, returning: bool) -> TextClause:
+    types = {name: _type(model, name) for name in (*constant, *by_block, *each)} | {"block": "integer"}
+    chosen = [f"CAST(:{name} AS {types[name]})" for name in constant]
+    chosen += [f"b.{name}" for name in by_block] + [f"e.{name}" for name in each]
+    source = _unnest("e", (*each, "block") if by_block else each, types)
+    if by_block:
+        source += f" JOIN {_unnest('b', by_block, types)} ON b.n = e.block"
+    return text(
+        f"INSERT INTO {model.__tablename__} ({', '.join((*constant, *by_block, *each))}) "
+        f"SELECT {', '.join(chosen)} FROM {source} ORDER BY e.n ON CONFLICT DO NOTHING"
+        + (" RETURNING id" if returning else "")
+    )
+
+
+def _unnest(alias: str, names: _Names, types: Mapping[str, str]) -> str:
+    arrays = ", ".join(f"CAST(:{name} AS {types[name]}[])" for name in names)
+    return f"unnest({arrays}) WITH ORDINALITY AS {alias}({', '.join(names)}, n)"
+
+
+def _type(model: type[Base], name: str) -> str:
+    column = model.__table__.c[name]
+    # Not VARCHAR(n): a cast to it would cut what is longer, where an insert refuses it.
+    return "text" if isinstance(column.type, String) else column.type.compile(_POSTGRESQL)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, UUID):
+        return value.hex
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("a naive time: times are aware everywhere")
+        return value.isoformat()
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def array(values: Sequence[Any]) -> str:
+    """The values as PostgreSQL writes an array; one string is bound far faster than a list."""
+    if not values:
+        return "{}"
+    if None in values:
+        return "{" + ",".join("NULL" if value is None else _quoted(_text(value)) for value in values) + "}"
+    try:
+        joined = "\0".join(values)
+    except TypeError:
+        joined = "\0".join(map(_text, values))
+    if joined.count("\0") != len(values) - 1:
+        raise ValueError("a NUL character, which PostgreSQL does not store")
+    return "{" + _quoted(joined).replace("\0", '","') + "}"
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def is_in(session: Session, column: Any, values: Sequence[str] | Sequence[UUID]) -> ColumnElement[bool]:
+    """Whether a column has one of the values, however many: they are bound as one."""
+    if session.get_bind().dialect.name == "postgresql":
+        # Bound without a type of its own: else PostgreSQL would convert it anew for every row that it looks at.
+        kind = Text if isinstance(column.type, String) else column.type
+        found: ColumnElement[bool] = column == any_(cast(literal(array(values), NULLTYPE), ARRAY(kind)))
+        return found
+    each = func.json_each(literal(json.dumps(list(map(_text, values))), Text)).table_valued("value")
+    within: ColumnElement[bool] = column.in_(select(each.c.value))
+    return within
+
+
+#: Notifications that no inbox shows, ever: they expire as they begin, and count as seen, so that the purge takes them.
+HIDDEN = func.coalesce(Notification.expire_at == Notification.created_at, false())
+
+
+def hide(row: Row) -> Row:
+    """The same notification, but one that only keeps the record of its email."""
+    return {**row, "expire_at": row["created_at"], "seen_at": row["created_at"]}
+
+
+def is_hidden(row: Mapping[str, Any]) -> bool:
+    """As `HIDDEN`, of a row that is to be written."""
+    return bool(row["expire_at"] == row["created_at"])
+
+
+def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
+    """The ids of the notifications, their rows locked one after the other by id, to be changed or removed by.
+
+    Whatever changes many notifications locks them by this, or by the same order, and whatever changes deliveries and
+    notifications too locks the notifications first: else two who do so at once could wait for each other for ever.
+    """
+    return select(Notification.id).where(*conditions).order_by(Notification.id).with_for_update()
 
 
 def insert_new(session: Session, model: type[Base]) -> Insert:
@@ -36,39 +231,6 @@ def upsert_rows(session: Session, model: type[Base], rows: Sequence[Mapping[str,
     else:
         statement = statement.on_conflict_do_nothing()
     session.execute(statement.execution_options(render_nulls=True), [dict(row) for row in rows])
-
-
-def is_in(session: Session, column: Any, values: Collection[Any]) -> ColumnElement[bool]:
-    """Whether a column has one of many values. On PostgreSQL they are one parameter: the statement is always the same,
-    and neither driver nor server has to parse thousands of places for values.
-    """
-    if session.get_bind().dialect.name == "postgresql":
-        given = bindparam(None, list(values), type_=postgresql.ARRAY(column.type), unique=True)
-        return cast("ColumnElement[bool]", column == any_(given))
-    return cast("ColumnElement[bool]", column.in_(values))
-
-
-#: Notifications that no inbox shows, ever: they expire as they begin, and count as seen, so that the purge takes them.
-HIDDEN = func.coalesce(Notification.expire_at == Notification.created_at, false())
-
-
-def hide(row: dict[str, Any]) -> None:
-    """Make a notification that is to be written one that only keeps the record of its email."""
-    row["expire_at"] = row["seen_at"] = row["created_at"]
-
-
-def is_hidden(row: Mapping[str, Any]) -> bool:
-    """As `HIDDEN`, of a row that is to be written."""
-    return bool(row["expire_at"] == row["created_at"])
-
-
-def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
-    """The ids of the notifications, their rows locked one after the other by id, to be changed or removed by.
-
-    Whatever changes many notifications locks them by this, or by the same order, and whatever changes deliveries and
-    notifications too locks the notifications first: else two who do so at once could wait for each other for ever.
-    """
-    return select(Notification.id).where(*conditions).order_by(Notification.id).with_for_update()
 
 
 def chunks(values: list[T]) -> Iterator[list[T]]:

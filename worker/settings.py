@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     poison_tries: Annotated[int, Field(ge=2)] = 3
     """A request whose creation so many workers died of, or ran out of time with, is failed. Not 1: a message may come
     again without any fault of its own."""
+    create_gather: Annotated[int, Field(ge=0, le=1000)] = 500
+    """Other waiting `notifications.create` messages that one run takes along, into one transaction; 0: none."""
     deliver_batch: Count = 500
     """Deliveries claimed and sent by one task."""
     lease_seconds: Seconds = 300

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from worker import contents
 from worker.channels.mime import message_id
 from worker.models import Attempt, Base, Delivery, Notification, PurgeRun, Request, Suppression
 from worker.settings import get_settings
@@ -94,7 +95,7 @@ def _delivery(session: Session, row: Delivery) -> dict[str, Any]:
     suppressed = session.get(Suppression, (row.channel, address))
     return _columns(row, _OF_DELIVERY) | {
         "address": mask(row.address),
-        "kept": row.parts is not None,
+        "kept": bool(session.scalar(select(contents.kept()).where(Delivery.id == row.id))),
         "message_id": message_id(row.id, get_settings().email_from) if row.channel == "email" else None,
         "suppressed": suppressed and _columns(suppressed, ("reason", "created_at")),
         "history": [_columns(one, _OF_ATTEMPT) for one in session.scalars(history)],

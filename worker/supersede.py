@@ -46,12 +46,15 @@ def turn(session: Session, rows: Sequence[Row], now: datetime) -> tuple[list[Row
     return to_insert, became
 
 
+def may_turn(event: EventConfig | None) -> bool:
+    """Whether notifications of this event may turn others into themselves, or be what others turn into."""
+    return event is not None and (bool(event.supersedes) or (event.dedupe and _is_superseded(event)))
+
+
 def _concerned(row: Row, now: datetime) -> bool:
     """What begins later only is a notification of its own: nothing may show before its time, or that is hidden."""
     event = get_events().get(row["event_config_name"])
-    if not event or row["object_id"] is None or row["created_at"] > now or is_hidden(row):
-        return False
-    return bool(event.supersedes) or (event.dedupe and _is_superseded(event))
+    return row["object_id"] is not None and row["created_at"] <= now and not is_hidden(row) and may_turn(event)
 
 
 def _is_superseded(event: EventConfig) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -15,15 +15,18 @@ from sqlalchemy.orm import Session
 
 from worker import deliver as delivering
 from worker import dispatch, failed, intake, pending
+from worker import fan_out as fanning
 from worker import purge as purging
 from worker import retract as retracting
 from worker.celery import app, task
 from worker.create import Created
 from worker.database import transaction, utcnow
-from worker.errors import InvalidRequest, PartlyRefused
+from worker.errors import InvalidRequest, PartlyRefused, describe
 from worker.failed import Failure
+from worker.gather import Gathered, TaskMessage, gather
 from worker.ids import derive
 from worker.models import URGENCY, Heartbeat
+from worker.recipients import audiences
 from worker.request import NotificationRequest
 from worker.rows import upsert_rows
 from worker.settings import get_settings
@@ -31,7 +34,9 @@ from worker.settings import get_settings
 log = logging.getLogger(__name__)
 
 #: Waiting requests created by one wake-up, in one transaction.
-PENDING_BATCH = 200
+PENDING_BATCH = 1_000
+#: Recipients told in one transaction of gathered messages.
+GATHERED_RECIPIENTS = 20_000
 #: Messages that may wait in an email queue before due deliveries stay in the database instead.
 DISPATCH_AHEAD = 16
 #: Batches that what is handed over at once is cut into, so that several workers share it, as far as it is worth it.
@@ -44,17 +49,81 @@ EMAIL_QUEUES = {URGENCY["high"]: "email_high", URGENCY["normal"]: "email"}
 
 #: Seconds after which a wake-up gives way to a new one, so that it never nears the time limit.
 PENDING_BUDGET = 60
-#: Wake-ups published for a fan-out, so that so many workers create its pages at once.
+#: Wake-ups published for each step of a fan-out, so that so many workers create its pages at once.
 FAN_OUT_WAKES = 8
 
 
 @task("notifications.create", keep_request=True)
 def create(*, request: Any) -> dict[str, int]:
-    """Create one request's notifications and hand over its deliveries; a large audience is fanned out."""
-    created = _create([_parse(request)])
+    """Create one request's notifications and hand over its deliveries; a large audience is fanned out.
+
+    Other such messages that wait are taken along.
+    """
+    asked = _parse(request)
+    gathered = _gather()
+    created = _create_together(asked, gathered) if gathered.messages else _create([asked])
     for error in created.refused.values():
         raise error
     return _numbers(created)
+
+
+def _gather() -> Gathered:
+    """Not for a message that may have killed its worker: that one runs alone."""
+    limit = get_settings().create_gather
+    if not limit or not current_task or current_task.request.called_directly or _redelivered():
+        return Gathered()
+    return gather(app, current_task.request.delivery_info["routing_key"], current_task.name, limit)
+
+
+def _create_together(own: NotificationRequest, gathered: Gathered) -> Created:
+    """Create what our own message asks for and what those ask that were taken along, in as few transactions as may be.
+
+    Whichever is wrong, or was in a transaction that broke, goes back and runs alone, as does our own.
+    """
+    asked: list[tuple[NotificationRequest, TaskMessage | None]] = [(own, None)]
+    back, result, done = [], Created(), 0
+    for message in gathered.messages:
+        try:
+            wire = message.kwargs["request"] if set(message.kwargs) == {"request"} else None
+            asked.append((_parse(wire, task_id=message.id), message))
+        except InvalidRequest:
+            back.append(message)
+    try:
+        for some in _portions([request for request, _message in asked]):
+            with transaction() as session:
+                created = pending.create_or_fan_out(session, some, now=utcnow())
+            result.add(created)
+            done += len(some)
+            hand_over(created.due)
+    except ENDS:
+        raise
+    except Exception as error:
+        log.warning("a batch of %d requests broke (%s): each is created alone", len(asked) - done, describe(error))
+    finally:
+        back += [
+            one for place, (request, one) in enumerate(asked) if one and (place >= done or request.id in result.refused)
+        ]
+        if back:
+            gathered.give_back(*back)
+        gathered.ack()
+    _wake_bulk(result)
+    if not done or own.id in result.refused:
+        return _create([own])
+    result.refused.clear()
+    return result
+
+
+def _portions(requests: Sequence[NotificationRequest]) -> Iterator[Sequence[NotificationRequest]]:
+    """As many as have a bounded number of recipients; large audiences are not created here."""
+    with transaction() as session:
+        sizes = audiences(session, requests)
+    start = total = 0
+    for place, size in enumerate(sizes):
+        if place > start and total + size > GATHERED_RECIPIENTS:
+            yield requests[start:place]
+            start, total = place, 0
+        total += size if size <= get_settings().create_batch else 0
+    yield requests[start:]
 
 
 @task("notifications.create_many", keep_request=True)
@@ -77,9 +146,10 @@ def create_many(*, requests: list[Any]) -> dict[str, int]:
     return _numbers(created)
 
 
-def _parse(request: Any, position: int = 0) -> NotificationRequest:
+def _parse(request: Any, position: int = 0, task_id: str | None = None) -> NotificationRequest:
     """A request whose message may come again: where it has no id, its task's makes one."""
-    if isinstance(request, dict) and "id" not in request and (asked_id := failed.asked_id({}, _task_id())):
+    own_id = task_id or _task_id()
+    if isinstance(request, dict) and "id" not in request and (asked_id := failed.asked_id({}, own_id)):
         request = {**request, "id": derive(asked_id, "request", str(position))}
     return NotificationRequest.parse(request)
 
@@ -99,13 +169,13 @@ def _create(asked: Sequence[NotificationRequest]) -> Created:
 
     created = intake.take_messages(transaction, once, asked, redelivered=_redelivered(), ends=ENDS)
     hand_over(created.due)
-    _wake_bulk(created.pages)
+    _wake_bulk(created)
     return created
 
 
 def _numbers(created: Created) -> dict[str, int]:
     numbers = {name: getattr(created, name) for name in ("notifications", "deliveries", "repeated")}
-    return numbers | {name: number for name in ("pages", "left_out") if (number := getattr(created, name))}
+    return numbers | {name: number for name in ("fan_outs", "left_out") if (number := getattr(created, name))}
 
 
 @task("notifications.create_pending", internal=True)
@@ -116,9 +186,10 @@ def create_pending(*, bulk: bool = False) -> dict[str, int]:
         taken = 0
         for count, created in intake.take_waiting(transaction, limit=limit, bulk=bulk, ends=ENDS):
             hand_over(created.due)
+            _wake_bulk(created)
             taken += count
         done += taken
-        if taken < limit:
+        if not taken:
             return {"requests": done}
         if time.monotonic() - started > PENDING_BUDGET:
             wake_pending(bulk=bulk)
@@ -127,20 +198,21 @@ def create_pending(*, bulk: bool = False) -> dict[str, int]:
 
 @task("notifications.fan_out", keep_request=True)
 def fan_out(*, request: Any) -> dict[str, int]:
-    """Cut a large audience into pages that wait as rows, and wake workers to create them."""
+    """Have a large audience cut into pages, which workers of the bulk queue create."""
 
-    def cut(session: Session, requests: Sequence[NotificationRequest]) -> Created:
-        return Created(pages=sum(pending.fan_out(session, one, now=utcnow()) for one in requests))
+    def begin(session: Session, requests: Sequence[NotificationRequest]) -> Created:
+        return Created(fan_outs=sum(fanning.begin(session, one, now=utcnow()) for one in requests))
 
-    created = intake.take_messages(transaction, cut, [_parse(request)], redelivered=_redelivered(), ends=ENDS)
+    created = intake.take_messages(transaction, begin, [_parse(request)], redelivered=_redelivered(), ends=ENDS)
     for error in created.refused.values():
         raise error
-    _wake_bulk(created.pages)
-    return {"pages": created.pages}
+    _wake_bulk(created)
+    return {"fan_outs": created.fan_outs}
 
 
-def _wake_bulk(pages: int) -> None:
-    for _ in range(min(pages, FAN_OUT_WAKES)):
+def _wake_bulk(created: Created) -> None:
+    """Have a fan-out cut by somebody, and the pages created by as many as there are."""
+    for _ in range(min(created.fan_outs + created.pages, FAN_OUT_WAKES)):
         wake_pending(bulk=True)
 
 

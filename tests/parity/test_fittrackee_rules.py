@@ -14,6 +14,7 @@ from tests.parity.fittrackee import ALWAYS, EVENTS, PREFERENCES, TEMPLATES, foll
 from tests.store import LATER, NOW, ask, by_recipient, create, enqueue, put, rows, take, together, undone, waits
 from worker import inbox, pending, recipients
 from worker.channels.smtp_url import parse_smtp_url
+from worker.claims import claim
 from worker.database import transaction
 from worker.errors import MandatoryEvent
 from worker.models import Delivery, Notification
@@ -158,7 +159,9 @@ def test_email_queue_and_templates() -> None:
     """FitTrackee: mail goes by a queue, of subject, text and html in the user's language, else English."""
     to = [{"id": id, "email": f"{id}@example.org", "lang": lang} for id, lang in (("a", "fr"), ("b", "it"))]
     create(ask(to, "greeting", context={"name": "<Sam>"}))
-    parts = {row.address: row.parts or {} for row in rows(Delivery)}
+    with transaction() as session:
+        claimed, _skipped = claim(session, [row.id for row in rows(Delivery)], NOW, NOW)
+    parts = {one.parcel.address: one.parcel.parts for one in claimed}
     assert parts["a@example.org"]["subject"] == "Bonjour"
     english = parts["b@example.org"]
     assert english["subject"] == "Hello <Sam>"

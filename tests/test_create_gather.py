@@ -1,0 +1,166 @@
+"""One run of `notifications.create` takes along what else waits; nobody else's mistake is its own."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+
+from tests.servers import RedisTestServer, wait_until
+from tests.store import rows
+from tests.workers import foreign_app, running_worker
+from worker import pending, tasks
+from worker.errors import IdempotencyConflict, UnknownEvent
+from worker.gather import Gathered, TaskMessage
+from worker.ids import uuid7
+from worker.models import Notification, Request
+
+pytestmark = pytest.mark.usefixtures("catalogue")
+
+
+def wire(to: Any = "reader", **fields: Any) -> dict[str, Any]:
+    book = {"event_config_name": "quiet", "context": {"title": "Dune"}}
+    return {"id": str(uuid7()), "to": to, **book, **fields}
+
+
+class Taken:
+    """Where the messages came from: says what became of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *requests: Any) -> None:
+        self.done: dict[str, list[str]] = {"ack": [], "back": []}
+        messages = [
+            (str(number), TaskMessage(str(uuid7()), {"request": request})) for number, request in enumerate(requests)
+        ]
+        monkeypatch.setattr(tasks, "_gather", lambda: Gathered(self, messages))
+        monkeypatch.setattr(tasks, "publish", lambda *_args, **_kwargs: True)
+
+    def ack(self, tags: Any) -> None:
+        self.done["ack"] += tags
+
+    def give_back(self, tags: Any) -> None:
+        self.done["back"] += tags
+
+
+def told() -> list[str]:
+    return sorted(row.recipient_id for row in rows(Notification))
+
+
+def test_all_are_created_in_one_transaction(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
+) -> None:
+    """Requests of every shape, a large audience among them; a message without an id is named by its task's."""
+    configure(CREATE_BATCH=2)
+    nameless = wire("nameless")
+    del nameless["id"]
+    twice = wire("twice")
+    taken = Taken(monkeypatch, wire(["a", "b"]), twice, twice, nameless, wire(["x", "y", "z"]))
+    assert 1 == tasks.create(request=wire("own"))["fan_outs"]
+    assert ({"ack": ["0", "1", "2", "3", "4"], "back": []}, ["a", "b", "nameless", "own", "twice"]) == (
+        taken.done,
+        told(),
+    )
+    tasks.create_pending(bulk=True)
+    assert ["x", "y", "z"] == told()[-3:]
+
+
+def test_a_wrong_one_goes_back_and_the_others_are_created(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It will run alone, and fail by its own name."""
+    taken = Taken(monkeypatch, wire("a"), wire("b", event_config_name="nothing"), {"to": 1}, None, wire("c"))
+    tasks.create(request=wire("own"))
+    assert ({"ack": ["0", "4"], "back": ["2", "3", "1"]}, ["a", "c", "own"]) == (taken.done, told())
+    assert {"created"} == {row.status for row in rows(Request)}
+
+
+def test_our_own_mistake_is_not_the_others(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task fails as it would have alone."""
+    taken = Taken(monkeypatch, wire("a"))
+    with pytest.raises(UnknownEvent):
+        tasks.create(request=wire("own", event_config_name="nothing"))
+    assert ({"ack": ["0"], "back": []}, ["a"]) == (taken.done, told())
+
+
+def test_of_two_under_one_id_the_first_is_created(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if they had run one after the other."""
+    own = wire("own")
+    taken = Taken(monkeypatch, {**own, "to": "other"})
+    tasks.create(request=own)
+    assert (["0"], ["own"]) == (taken.done["back"], told())
+    Taken(monkeypatch)
+    with pytest.raises(IdempotencyConflict):
+        tasks.create(request={**own, "to": "other"})
+
+
+def test_when_the_transaction_breaks_each_runs_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All go back but our own, which is created by itself."""
+    create = pending.create_or_fan_out
+
+    def broken(session: Any, requests: Any, **more: Any) -> Any:
+        done = create(session, requests, **more)
+        if len(requests) > 1:
+            raise ZeroDivisionError("CANARY")
+        return done
+
+    monkeypatch.setattr(pending, "create_or_fan_out", broken)
+    taken = Taken(monkeypatch, wire("a"), wire("b"))
+    with caplog.at_level(logging.WARNING):
+        tasks.create(request=wire("own"))
+    assert ({"ack": [], "back": ["0", "1"]}, ["own"]) == (taken.done, told())
+    assert "ZeroDivisionError" in caplog.text
+    assert "CANARY" not in caplog.text
+
+
+def test_many_recipients_are_several_transactions(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed before one of them breaks is done, the rest goes back."""
+    monkeypatch.setattr(tasks, "GATHERED_RECIPIENTS", 4)
+    create, calls = pending.create_or_fan_out, list[int]()
+
+    def third_breaks(session: Any, requests: Any, **more: Any) -> Any:
+        calls.append(len(requests))
+        if len(calls) == 3:
+            raise ZeroDivisionError
+        return create(session, requests, **more)
+
+    monkeypatch.setattr(pending, "create_or_fan_out", third_breaks)
+    taken = Taken(monkeypatch, *(wire([f"{n}-a", f"{n}-b"]) for n in range(5)))
+    tasks.create(request=wire("own"))
+    assert ([2, 2, 2], ["0", "1", "2"], ["3", "4"]) == (calls, taken.done["ack"], taken.done["back"])
+    assert 7 == len(told())
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RedisTestServer]:
+    with RedisTestServer(tmp_path / "redis") as server:
+        yield server
+
+
+def test_a_worker_takes_a_whole_queue_along(
+    new_postgres_url: Callable[[], str], broker: RedisTestServer, tmp_path: Path
+) -> None:
+    """Far fewer runs than messages; each is created once, and a wrong one among them fails and is kept."""
+    url, count = new_postgres_url(), 300
+    wrong = wire("nobody", event_config_name="nothing")
+    with foreign_app(broker.url) as app:
+        for number in range(count):
+            request = wrong if number == 150 else wire(f"reader-{number}")
+            app.send_task("notifications.create", kwargs={"request": request}, queue="notifications")
+    engine = create_engine(url)
+
+    def state(sql: str) -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(text(sql)).scalar_one())
+
+    settings = {"DATABASE_URL": url, "BROKER_URL": broker.url, "SIGNAL": "off"}
+    with running_worker(tmp_path, settings, "-c", "1", "-Q", "notifications") as worker:
+        wait_until(lambda: state("SELECT count(*) FROM requests") == count, 30, "all are created or kept")
+        wait_until(lambda: "UnknownEvent" in worker.log_text(), 20, "the wrong one failed by its name")
+        runs = worker.log_text().count("notifications.create[") // 2
+    assert (count - 1, 1) == (
+        state("SELECT count(*) FROM notifications"),
+        state("SELECT count(*) FROM requests WHERE status = 'failed'"),
+    )
+    assert runs < 20
+    engine.dispose()
