@@ -102,13 +102,13 @@ def _remove_batch(
     statement = delete(Notification).where(chosen).returning(Notification.updated_at)
     removed = session.scalars(statement, execution_options={"synchronize_session": False}).all()
     # A row that somebody changes at the same time may be missing in a batch that is not the last.
-    return len(removed), max(removed) if 2 * len(removed) >= size else None
+    return len(removed), max(removed) if 2 * len(removed) > size else None
 
 
 def _next_size(size: int, took_seconds: float, most: int) -> int:
     """Rows of the next batch, so that whoever wants to change one of them waits for `BATCH_SECONDS` or so."""
     fitting = size * BATCH_SECONDS / max(took_seconds, BATCH_SECONDS / 2)
-    return max(min(int(fitting), most), SMALLEST)
+    return min(max(int(fitting), SMALLEST), most)
 
 
 def _ledger_row(purged: Purged, now: datetime, took_seconds: float) -> PurgeRun:
