@@ -11,12 +11,12 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.schedules import crontab
 from celery.signals import worker_init
-from kombu import Queue
 from pydantic import ValidationError, validate_call
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker import transport
+from worker.client import make_queue
 from worker.database import check_schema, get_engine
 from worker.errors import BellhopError, InvalidRequest, StoreUnavailable, UnexpectedError
 from worker.events import get_events
@@ -128,13 +128,14 @@ def make_app(settings: Settings) -> Celery:
         task_retry_on_worker_lost=True,
         task_soft_time_limit=settings.task_time_limit_seconds,
         task_time_limit=settings.task_time_limit_seconds * KILL_FACTOR,
-        task_queues=[Queue(name) for name in QUEUES],
+        task_queues=[make_queue(name) for name in QUEUES],
         task_default_queue="notifications",
         task_routes=[{name: {"queue": queue} for name, queue in ROUTES.items()}],
         task_create_missing_queues=False,
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
+        worker_consumer="worker.transport:PlainConsumer",
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_send_task_events=True,
@@ -142,6 +143,7 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_pool_acquire_timeout=5,
+        broker_heartbeat=30,
         broker_transport_options=_transport_options(settings),
         timezone="UTC",
         enable_utc=True,
@@ -170,6 +172,8 @@ def _result_backend(settings: Settings) -> str | None:
     if settings.result_backend:
         return settings.result_backend.get_secret_value()
     url = settings.broker_url.get_secret_value()
+    if url.startswith("amqp"):
+        return "rpc://"
     return url if url.startswith("redis") else None
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from celery import Celery, current_app
 from celery import exceptions as celery_exceptions
+from kombu import Exchange, Queue
 
 from worker.errors import NoBroker
 from worker.request import NotificationRequest
@@ -19,8 +20,23 @@ PublishError = celery_exceptions.OperationalError
 #: Requests in one message of `notify_many`.
 CHUNK = 100
 
+#: Seconds within which RabbitMQ must confirm a message.
+CONFIRM_SECONDS = 10
+
 #: What a message shows of itself where Celery would print its arguments.
 _HIDDEN = "<hidden>"
+
+
+def make_queue(name: str) -> Queue:
+    """A queue as every side must declare it: RabbitMQ refuses one that is there with other arguments.
+
+    There it is a quorum queue, which is on disk before a message is confirmed; Redis does not read the arguments.
+    """
+    return Queue(name, Exchange(""), name, queue_arguments={"x-queue-type": "quorum"})
+
+
+#: Where requests go.
+NOTIFICATIONS = make_queue("notifications")
 
 
 def connect(broker_url: str) -> Celery:
@@ -34,10 +50,12 @@ def connect(broker_url: str) -> Celery:
         task_ignore_result=True,
         broker_pool_acquire_timeout=5,
         broker_connection_timeout=2,
-        task_create_missing_queues=True,
+        task_create_missing_queue_type="quorum",
     )
     if broker_url.startswith(("redis://", "rediss://")):
         app.conf.broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2}
+    elif broker_url.startswith("amqp"):
+        app.conf.broker_transport_options = {"confirm_publish": True}
     return app
 
 
@@ -102,7 +120,8 @@ def _publish(app: Celery, name: str, kwargs: dict[str, Any], task_id: str | None
         name,
         kwargs=kwargs,
         task_id=task_id,
-        queue="notifications",
+        queue=NOTIFICATIONS,
+        confirm_timeout=CONFIRM_SECONDS,
         serializer="json",
         argsrepr=_HIDDEN,
         kwargsrepr=_HIDDEN,

@@ -17,6 +17,7 @@ from celery import Celery
 from sqlalchemy import Engine, create_engine, text
 
 from tests.catalogue import write_catalogue
+from tests.rabbit import RabbitServer
 from tests.servers import Process, RedisTestServer, free_port, wait_until
 from worker.embedded.smtp import MailCatcher
 
@@ -27,7 +28,12 @@ class System:
     """Servers that are running, and the processes that were started on them."""
 
     def __init__(
-        self, folder: Path, database_url: str, broker: RedisTestServer, catcher: MailCatcher, **settings: object
+        self,
+        folder: Path,
+        database_url: str,
+        broker: RedisTestServer | RabbitServer,
+        catcher: MailCatcher,
+        **settings: object,
     ) -> None:
         self.folder = folder
         self.broker = broker
@@ -47,7 +53,10 @@ class System:
         self.engine: Engine = create_engine(database_url)
         self.processes: dict[str, Process] = {}
         # An application's own Celery app: another name, its own defaults, nothing of Bellhop imported.
-        self.application = Celery("application", broker=broker.url, backend=broker.url, set_as_current=False)
+        results = "rpc://" if broker.url.startswith("amqp") else broker.url
+        self.application = Celery("application", broker=broker.url, backend=results, set_as_current=False)
+        # As docs/rabbitmq.md says; Redis does not mind.
+        self.application.conf.task_create_missing_queue_type = "quorum"
 
     def start(self, *names: str) -> None:
         """Start worker, beat or flower with the README's command."""
