@@ -1,6 +1,7 @@
 """A whole Bellhop on real servers: worker, beat and Flower as processes, as an operator starts them by hand."""
 
 import base64
+import contextlib
 import json
 import re
 import sys
@@ -55,8 +56,9 @@ class System:
         # An application's own Celery app: another name, its own defaults, nothing of Bellhop imported.
         results = "rpc://" if broker.url.startswith("amqp") else broker.url
         self.application = Celery("application", broker=broker.url, backend=results, set_as_current=False)
-        # As docs/rabbitmq.md says; Redis does not mind.
-        self.application.conf.task_create_missing_queue_type = "quorum"
+        if broker.url.startswith("amqp"):  # as docs/rabbitmq.md says
+            self.application.conf.task_create_missing_queue_type = "quorum"
+            self.application.conf.broker_transport_options = {"confirm_publish": True}
 
     def start(self, *names: str) -> None:
         """Start worker, beat or flower with the README's command."""
@@ -80,6 +82,10 @@ class System:
         for process in self.processes.values():
             process.terminate(15)
         self.engine.dispose()
+        if self.broker.url.startswith("amqp"):
+            with contextlib.suppress(OSError):
+                self.application.backend.result_consumer.stop()
+        self.application.close()
 
     def send(self, name: str, **kwargs: Any) -> Any:
         """Publish a task the plain way."""

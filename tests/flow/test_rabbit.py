@@ -32,7 +32,7 @@ def system(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -
         broker = stack.enter_context(RabbitServer(folder / "broker"))
         catcher = stack.enter_context(MailCatcher(folder / "mail"))
         patch.chdir(ROOT)
-        whole = System(folder, url, broker, catcher)
+        whole = System(folder, url, broker, catcher, LEASE_SECONDS=4, HANDOVER_SECONDS=2, SMTP_TIMEOUT_SECONDS=1)
         stack.callback(whole.stop)
         whole.start("flower", "worker", "beat")
         whole.wait_worker()
@@ -84,15 +84,16 @@ def test_the_whole_way_with_results_and_flower(system: System) -> None:
 
 def test_every_queue_is_a_quorum_queue_and_no_others_are_made(system: System) -> None:
     """Also not the 28 of Celery's delayed delivery."""
-    listed = [line.split() for line in rabbit(system).ctl("list_queues", "name", "type", "durable").splitlines()[1:]]
-    assert sorted(QUEUES) == sorted(name for name, kind, _durable in listed if kind == "quorum")
-    lasting = [name for name, _kind, durable in listed if durable == "true"]
+    listed = [line.split() for line in rabbit(system).ctl("list_queues", "name", "type", "auto_delete").splitlines()[1:]]
+    assert sorted(QUEUES) == sorted(name for name, kind, _passing in listed if kind == "quorum")
+    lasting = [name for name, _kind, passing in listed if passing == "false"]
     assert sorted(QUEUES) == sorted(lasting)
 
 
 def test_a_client_that_declares_classic_queues_is_told(system: System) -> None:
     """An error at the caller, not a message that goes nowhere; with the queue as we make it, it passes."""
-    app = Celery("stock", broker=rabbit(system).url, set_as_current=False)
+    # Another URL: else it would share the connection on which this process has already declared the queue.
+    app = Celery("stock", broker=rabbit(system).url.replace("127.0.0.1", "localhost"), set_as_current=False)
     kwargs = {"request": request(should_email=False)}
     with pytest.raises(PreconditionFailed, match="x-queue-type"):
         app.send_task("notifications.create", kwargs=kwargs, queue="notifications")
