@@ -6,8 +6,6 @@ import json
 import re
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +16,10 @@ from celery import Celery
 from sqlalchemy import Engine, create_engine, text
 
 from tests.catalogue import write_catalogue
+from tests.flow.pages import FLOWER_LOGIN, flower_page
 from tests.rabbit import RabbitServer
 from tests.servers import Process, RedisTestServer, free_port, wait_until
 from worker.embedded.smtp import MailCatcher
-
-LOGIN = "operator:flower-password"
 
 
 class System:
@@ -46,7 +43,7 @@ class System:
             "SMTP_URL": catcher.url,
             "EMAIL_FROM": "Library <library@example.org>",
             "DISPATCH_EVERY_SECONDS": "1",
-            "FLOWER_BASIC_AUTH": LOGIN,
+            "FLOWER_BASIC_AUTH": FLOWER_LOGIN,
             **write_catalogue(folder / "catalogue"),
             **{name: str(value) for name, value in settings.items()},
         }
@@ -102,18 +99,9 @@ class System:
         """Ask the database for a number."""
         return int(self.rows(sql, **values)[0][0])
 
-    def flower(self, path: str, login: str = LOGIN) -> tuple[int, str]:
+    def flower(self, path: str, login: str = FLOWER_LOGIN) -> tuple[int, str]:
         """Ask Flower for a page; gives the HTTP status and the body."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.flower_port}{path}")
-        if login:
-            request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, ""
-        except OSError:
-            return 0, ""
+        return flower_page(self.flower_port, path, login)
 
     def flower_tasks(self) -> dict[str, Any]:
         """Give what Flower knows of tasks, by id."""
