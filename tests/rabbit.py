@@ -19,8 +19,8 @@ from tests.servers import MissingServer, Process, wait_until
 from worker.embedded.place import HOST, free_port
 
 MISSING = (
-    "No RabbitMQ server found: no rabbitmq-server on PATH, in /usr/sbin or in Homebrew's folders. Install one "
-    "(Debian, Ubuntu: apt install rabbitmq-server; Fedora: dnf install rabbitmq-server; Homebrew: brew install rabbitmq)."
+    "No RabbitMQ server found: no rabbitmq-server on PATH, in /usr/sbin or in Homebrew's folders. Install one (Debian, "
+    "Ubuntu: apt install rabbitmq-server; Fedora: dnf install rabbitmq-server; Homebrew: brew install rabbitmq)."
 )
 FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 START_SECONDS = 60
@@ -30,7 +30,7 @@ def find_rabbitmq() -> Path:
     """Find the folder of rabbitmq-server and rabbitmqctl. Raises MissingServer."""
     path = os.pathsep.join([os.environ.get("PATH", ""), *FOLDERS])
     found = shutil.which("rabbitmq-server", path=path)
-    # What Debian has on PATH is a wrapper that changes to the system's own account and folders; the server is beside it.
+    # What Debian has on PATH is a wrapper that changes to the system's own account and folders; the server is beside.
     folder = Path(found).resolve().parent if found else None
     if folder is None or not os.access(folder / "rabbitmq-server", os.X_OK):
         raise MissingServer(MISSING)
@@ -84,7 +84,9 @@ class RabbitServer:
         """Run rabbitmqctl, which takes some seconds, and give what it prints."""
         command = [str(self.bin / "rabbitmqctl"), "--quiet", *arguments]
         env = {**os.environ, **self._env}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, cwd=self.folder, check=False)
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=60, cwd=self.folder, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

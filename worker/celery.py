@@ -29,6 +29,9 @@ KILL_FACTOR = 1.125
 #: Seconds, the most that a task waits before it tries an unreachable database again.
 STORE_RETRY_MAX = 30
 
+#: Seconds until a task is tried again whose process died; Celery's own three minutes would outlast most leases.
+LOST_RETRY_SECONDS = 5
+
 #: How often a task that ran into its time limit is tried again.
 TIME_LIMIT_RETRIES = 5
 
@@ -51,6 +54,7 @@ class BellhopTask(Task):
     abstract = True
     Request = "worker.transport:MaskedRequest"
     throws = (BellhopError,)
+    default_retry_delay = LOST_RETRY_SECONDS
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run; whatever goes wrong leaves as one of our own errors, or as a retry."""

@@ -45,7 +45,7 @@ def install() -> None:
 
 
 class PlainConsumer(Consumer):
-    """Celery's, without its delayed delivery for quorum queues: 28 more queues on the broker for tasks with a countdown.
+    """Celery's, without its delayed delivery for quorum queues: 28 more queues on RabbitMQ for tasks with a countdown.
 
     Ours wait in the database; a retry while that is away waits, for seconds, in the worker.
     """
@@ -53,7 +53,7 @@ class PlainConsumer(Consumer):
     class Blueprint(Consumer.Blueprint):
         """The steps of a worker's start."""
 
-        default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]
+        default_steps = tuple(step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step)
 
 
 class MaskedRequest(Request):

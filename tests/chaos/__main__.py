@@ -5,8 +5,9 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,9 +81,17 @@ def run_all(todo: Sequence[tuple[str, Hurt]], folder: Path, lanes: int) -> dict[
         futures = {pool.submit(run, folder / f"{n}", *pair): pair for n, pair in enumerate(todo)}
         for future in as_completed(futures):
             system, hurt = futures[future]
-            rows[system, hurt] = future.result()
+            rows[system, hurt] = _result(future, system, hurt)
             print(f"{system}: " + " | ".join(cells(rows[system, hurt])), file=sys.stderr, flush=True)
     return rows
+
+
+def _result(future: Future[Row], system: str, hurt: Hurt) -> Row:
+    try:
+        return future.result()
+    except Exception as error:
+        traceback.print_exc()
+        return Row(system, hurt, note=f"the harness failed: {type(error).__name__}")
 
 
 def report(rows: Sequence[Row], seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What an engineer writes in an afternoon, and writes well: late acks, retries with back-off, one row and one mail a task.
+"""What an engineer writes in an afternoon, and writes well: late acks, retries with back-off, a row and a mail a task.
 
 It is measured beside Bellhop by the same harness. `celery -A tests.chaos.handwritten worker` runs it.
 """
@@ -81,9 +81,7 @@ def mail_server() -> Iterator[smtplib.SMTP]:
         yield server
 
 
-@app.task(
-    name="handwritten.notify", autoretry_for=(Exception,), max_retries=8, retry_backoff=1, retry_backoff_max=8
-)  # fmt: skip
+@app.task(name="handwritten.notify", autoretry_for=(Exception,), max_retries=8, retry_backoff=1, retry_backoff_max=8)
 def notify(id: str, email: str, title: str) -> None:
     """Store it and commit, then mail it and note that."""
     with Session(engine()) as session:

@@ -158,7 +158,7 @@ def refuse_writes(sqlstate: str) -> Callable[[Stage], None]:
             for table in tables:
                 connection.execute(f"""
                     CREATE TRIGGER trouble AFTER INSERT OR UPDATE ON {table}
-                    FOR EACH STATEMENT EXECUTE FUNCTION trouble()""")  # type: ignore[arg-type]
+                    FOR EACH STATEMENT EXECUTE FUNCTION trouble()""")
             time.sleep(TROUBLE)
             connection.execute("UPDATE trouble SET share = 0")
 

@@ -1,8 +1,8 @@
 """A producer in a process of its own: enqueues until SIGTERM and keeps its own ledger of what was accepted.
 
-`python -m tests.chaos.load SYSTEM WAY LEDGER`, SYSTEM `bellhop` or `handwritten`, WAY `broker` or `durable`. A request is
-accepted when the call returned, or when the application's own transaction has committed. What was refused is told apart by
-a `-` before its id: it may be there or not.
+`python -m tests.chaos.load SYSTEM WAY LEDGER`, SYSTEM `bellhop` or `handwritten`, WAY `broker` or `durable`. A request
+is accepted when the call returned, or when the application's own transaction has committed. What was refused is told
+apart by a `-` before its id: it may be there or not.
 """
 
 import os
@@ -25,7 +25,7 @@ from worker.client import connect, notify
 #: In every address, and in every context's value: neither may be seen anywhere but in rows, messages and mails.
 CANARY = "canary-chaos"
 #: Requests in a second, while nothing is refused.
-RATE = 40
+RATE = 12
 
 Enqueue = Callable[[UUID], object]
 

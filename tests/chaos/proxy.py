@@ -39,6 +39,7 @@ class Proxy:
         self._loop.close()
 
     def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
         server = self._loop.run_until_complete(asyncio.start_server(self._serve, HOST, self.port))
         self._ready.set()
         self._loop.run_forever()

@@ -50,6 +50,10 @@ REST_SECONDS = 1.5
 PATIENCE_SECONDS = 90
 
 
+#: Alembic keeps its place in global variables.
+_ALEMBIC = threading.Lock()
+
+
 class Stage:
     """Two workers, Flower, and for Bellhop beat, which are started again when they end, as a supervisor does."""
 
@@ -175,7 +179,8 @@ class Stage:
     def _make_tables(self) -> None:
         engine = database.make_engine(self.postgres.url)
         if self.system == "bellhop":
-            database.upgrade(engine)
+            with _ALEMBIC:
+                database.upgrade(engine)
         else:
             handwritten.Base.metadata.create_all(engine)
         engine.dispose()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -75,7 +74,14 @@ def test_the_whole_way_with_results_and_flower(system: System) -> None:
     page = system.send("inbox.list", recipient_id=who["id"]).get(timeout=20)
     assert [f"{CANARY}title is here"] == [item["title"] for item in page["items"]]
     wait_until(lambda: system.flower_tasks().get(task_id, {}).get("state") == "SUCCESS", 20, "Flower knows of it")
-    for path in ("/api/workers?refresh=1", "/api/tasks?limit=10000", "/workers", "/tasks", f"/task/{task_id}", "/metrics"):
+    for path in (
+        "/api/workers?refresh=1",
+        "/api/tasks?limit=10000",
+        "/workers",
+        "/tasks",
+        f"/task/{task_id}",
+        "/metrics",
+    ):
         status, body = system.flower(path)
         assert (path, 200, False) == (path, status, CANARY in body)
     for name, process in system.processes.items():
@@ -84,7 +90,9 @@ def test_the_whole_way_with_results_and_flower(system: System) -> None:
 
 def test_every_queue_is_a_quorum_queue_and_no_others_are_made(system: System) -> None:
     """Also not the 28 of Celery's delayed delivery."""
-    listed = [line.split() for line in rabbit(system).ctl("list_queues", "name", "type", "auto_delete").splitlines()[1:]]
+    listed = [
+        line.split() for line in rabbit(system).ctl("list_queues", "name", "type", "auto_delete").splitlines()[1:]
+    ]
     assert sorted(QUEUES) == sorted(name for name, kind, _passing in listed if kind == "quorum")
     lasting = [name for name, _kind, passing in listed if passing == "false"]
     assert sorted(QUEUES) == sorted(lasting)
