@@ -23,7 +23,7 @@ BROKEN := $(shell test ! -e $(VENV)/.made || $(BIN)/python -c "" 2>/dev/null || 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test golden lint lock clean broken
+.PHONY: help demo up test chaos golden lint lock clean broken
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ up: $(VENV)/.run $(SERVER_REDIS) ## Run worker, beat and Flower until Ctrl-C; no
 
 test: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Run the tests; ARGS="-k inbox" chooses some
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+chaos: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Hurt a running system in every way, and count; ARGS="--only Redis --write FILE"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 golden: $(VENV)/.test ## Keep what the templates give now as right, after a change of texts; never in CI
 	@$(BIN)/python -m tests.test_golden

@@ -236,7 +236,7 @@ def tmpfs(postgres: PostgresServer, megabytes: int = 160) -> Iterator[None]:
     options = f"size={megabytes}m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}"
     command = ["mount", "-t", "tmpfs", "-o", options, "bellhop-chaos", str(postgres.home)]
     if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        raise NotPermitted("not done: this account may not mount a small disk")
+        raise NotPermitted("this account may not mount a small disk")
     try:
         yield
     finally:
