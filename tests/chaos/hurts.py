@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 
+from tests.chaos.mail import HANG_UP
 from tests.chaos.stage import LEASE_SECONDS, WORKERS, Stage
 from tests.servers import wait_until
 
@@ -179,11 +180,11 @@ def stall_mail(stage: Stage) -> None:
     stage.processes["mail"].kill_group(signal.SIGCONT)
 
 
-def refuse_mail(answer: str) -> Callable[[Stage], None]:
-    """Every mail gets this answer for a while."""
+def mail_is(mood: str) -> Callable[[Stage], None]:
+    """The mail server is in this mood for a while."""
 
     def act(stage: Stage) -> None:
-        stage.mood.write_text(answer)
+        stage.mood.write_text(mood)
         time.sleep(TROUBLE)
         stage.mood.write_text("")
 
@@ -211,6 +212,7 @@ HURTS = [
     Hurt("PostgreSQL: deadlocks for 4 s", refuse_writes("40P01")),
     Hurt("mail server: SIGKILL, back after 2 s", restart_mail),
     Hurt("mail server: stalled for 6 s", stall_mail),
-    Hurt("mail server: refuses for now (451) for 4 s", refuse_mail("451 4.3.2 later")),
-    Hurt("mail server: refuses for good (550) for 4 s", refuse_mail("550 5.1.1 never")),
+    Hurt("mail server: hangs up after each mail, for 4 s", mail_is(HANG_UP)),
+    Hurt("mail server: refuses for now (451) for 4 s", mail_is("451 4.3.2 later")),
+    Hurt("mail server: refuses for good (550) for 4 s", mail_is("550 5.1.1 never")),
 ]

@@ -1,7 +1,8 @@
 """A mail server in a process of its own: it writes each mail it accepts to a ledger before it says so.
 
-`python -m tests.chaos.mail PORT LEDGER MOOD`. The file MOOD is read at every mail: empty takes it, anything else is
-the answer that refuses it. A line of the ledger is a Message-ID and a recipient.
+`python -m tests.chaos.mail PORT LEDGER MOOD`. The file MOOD is read at every mail: when empty it is taken; `hang up`:
+taken, and the connection ends before the answer; anything else is the answer that refuses its recipient. A line of the
+ledger is a Message-ID and a recipient.
 """
 
 import asyncio
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worker.embedded.place import HOST
+
+
+HANG_UP = "hang up"
 
 
 class Mail(NamedTuple):
@@ -47,14 +51,15 @@ class _Server:
             answer = "250 ok"
             if verb == "EHLO":
                 answer = "250-chaos\r\n250-PIPELINING\r\n250 SMTPUTF8"
-            elif verb == "MAIL":
-                answer = self._mood.read_text() or answer
             elif verb == "RCPT":
                 address = line.partition("<")[2].partition(">")[0]
-                answer = self._mood.read_text() or answer
+                mood = self._mood.read_text()
+                answer = mood if mood not in ("", HANG_UP) else answer
             elif verb == "DATA":
                 writer.write(b"354 go on\r\n")
                 self._keep(await reader.readuntil(b"\r\n.\r\n"), address)
+                if self._mood.read_text() == HANG_UP:
+                    return
             elif verb == "QUIT":
                 answer = "221 bye"
             writer.write(f"{answer}\r\n".encode())

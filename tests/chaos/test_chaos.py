@@ -33,7 +33,7 @@ def several(stage: Stage) -> None:
 def test_whatever_dies_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
-    """Redis, PostgreSQL, a worker and the mail server are killed under load: every request is there once, and mailed."""
+    """Redis, PostgreSQL, a worker and the mail server are killed under load; all is there once, and mailed."""
     monkeypatch.chdir(ROOT)
     row = run(tmp_path / "stage", "bellhop", Hurt("several at once", several), before=20, after=10)
     record_property("mails sent again", row.doubles)
