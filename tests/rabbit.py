@@ -66,14 +66,6 @@ class RabbitServer:
         wait_until(self._is_up, START_SECONDS, f"RabbitMQ answers; see {self.log}")
         return self
 
-    def stop(self) -> None:
-        """Stop in good order; by SIGKILL after 20 s."""
-        if self._server:
-            self._server.terminate(20)
-        if self._mapper:
-            self._mapper.terminate()
-        self._server = self._mapper = None
-
     def kill(self) -> None:
         """Stop by SIGKILL, as a crash would."""
         if self._server:
@@ -100,11 +92,14 @@ class RabbitServer:
         try:
             return self.start()
         except BaseException:
-            self.stop()
+            self.__exit__()
             raise
 
     def __exit__(self, *exc: object) -> None:
-        self.stop()
+        self.kill()  # a stop in good order takes seconds, and nobody wants the data
+        if self._mapper:
+            self._mapper.terminate()
+            self._mapper = None
 
     def _prepare(self) -> dict[str, str]:
         home = self.folder / "home"

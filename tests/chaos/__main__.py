@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--only", default="", help="hurts whose name contains this")
     parser.add_argument("--system", choices=["bellhop", "handwritten"], help="one of the two; absent: both")
-    parser.add_argument("--lanes", type=int, default=2, help="rows at the same time (2)")
+    parser.add_argument("--lanes", type=int, default=3, help="rows at the same time (3)")
     parser.add_argument("--write", type=Path, help="a file for the tables")
     parser.add_argument("--keep", action="store_true", help="keep the logs")
     chosen = parser.parse_args(arguments)

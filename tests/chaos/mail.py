@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from worker.embedded.place import HOST
 
-
 HANG_UP = "hang up"
 
 

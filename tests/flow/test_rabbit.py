@@ -1,4 +1,4 @@
-"""RabbitMQ as the broker: the whole way on quorum queues, results, Flower, a restart, and what never goes away."""
+"""RabbitMQ as the broker: the whole way on quorum queues, results, Flower, and what must not go away."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ POLICY = '{"delivery-limit":2,"dead-letter-exchange":"","dead-letter-routing-key
 
 @pytest.fixture(scope="module")
 def system(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Worker, beat and Flower on PostgreSQL, RabbitMQ and an SMTP server."""
+    """Worker and Flower on PostgreSQL, RabbitMQ and an SMTP server."""
     folder = tmp_path_factory.mktemp("rabbit")
     url = postgres.create_database("rabbit", template="migrated")
     with ExitStack() as stack:
@@ -34,9 +34,9 @@ def system(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -
             pytest.skip(str(error))
         catcher = stack.enter_context(MailCatcher(folder / "mail"))
         patch.chdir(ROOT)
-        whole = System(folder, url, broker, catcher, LEASE_SECONDS=4, HANDOVER_SECONDS=2, SMTP_TIMEOUT_SECONDS=1)
+        whole = System(folder, url, broker, catcher)
         stack.callback(whole.stop)
-        whole.start("flower", "worker", "beat")
+        whole.start("flower", "worker")
         whole.wait_worker()
         yield whole
     postgres.drop_database("rabbit")
@@ -110,21 +110,6 @@ def test_a_client_that_declares_classic_queues_is_told(system: System) -> None:
         app.send_task("notifications.create", kwargs=kwargs, queue="notifications")
     app.send_task("notifications.create", kwargs=kwargs, queue=make_queue("notifications"))
     app.close()
-
-
-def test_a_restart_of_the_broker_loses_nothing(system: System) -> None:
-    """Killed with requests waiting and in work: the same worker goes on, and all of them arrive once."""
-    before = system.count("SELECT count(*) FROM notifications WHERE title = 'Restart is here'")
-    worker = system.processes["worker"]
-    for _ in range(60):
-        system.send("notifications.create", request=request(context={"title": "Restart"}))
-    rabbit(system).kill()
-    rabbit(system).start()
-    sql = "SELECT count(*) FROM notifications WHERE title = 'Restart is here'"
-    wait_until(lambda: system.count(sql) == before + 60, 60, "every request is created")
-    sent = "SELECT count(*) FROM deliveries WHERE status = 'sent'"
-    wait_until(lambda: system.count(sent) >= 60, 30, "every mail is sent")
-    assert worker.returncode() is None
 
 
 def test_the_documented_policy_keeps_a_poison_message(system: System) -> None:
