@@ -205,6 +205,7 @@ HURTS = [
     Hurt("RabbitMQ: SIGKILL, restarted", restart_broker, broker="rabbitmq"),
     Hurt("RabbitMQ: black-holed for 12 s", swallow, broker="rabbitmq", proxied=True),
     Hurt("on RabbitMQ, both workers: SIGKILL, twice", kill(*WORKERS, times=2), broker="rabbitmq"),
+    Hurt("on RabbitMQ, PostgreSQL: SIGKILL, back after 2 s", restart_postgres, broker="rabbitmq"),
     Hurt("PostgreSQL: SIGKILL, back after 2 s", restart_postgres),
     Hurt("PostgreSQL: connections cut for 4 s", cut_connections),
     Hurt("PostgreSQL: disk full for 4 s", fill_disk, small_disk=True),
