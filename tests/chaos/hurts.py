@@ -39,15 +39,19 @@ def nothing(_: Stage) -> None:
     """The row to compare with."""
 
 
-def kill_pool_children(stage: Stage) -> None:
-    """One child after another, of both workers."""
-    for _ in range(2):
-        for name in WORKERS:
-            parent = stage.processes[name].pid
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-            with contextlib.suppress(ProcessLookupError, IndexError):
-                os.kill(int(children[-1]), signal.SIGKILL)
-            time.sleep(0.7)
+def to_pool_children(number: int, rounds: int) -> Callable[[Stage], None]:
+    """A signal to one child after another, of both workers."""
+
+    def act(stage: Stage) -> None:
+        for _ in range(rounds):
+            for name in WORKERS:
+                parent = stage.processes[name].pid
+                children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+                with contextlib.suppress(ProcessLookupError, IndexError):
+                    os.kill(int(children[-1]), number)
+                time.sleep(0.7)
+
+    return act
 
 
 def kill(*names: str, times: int = 1) -> Callable[[Stage], None]:
@@ -193,7 +197,8 @@ def mail_is(mood: str) -> Callable[[Stage], None]:
 
 HURTS = [
     Hurt("nothing", nothing),
-    Hurt("pool children: SIGKILL, 4 times", kill_pool_children),
+    Hurt("pool children: SIGKILL, 4 times", to_pool_children(signal.SIGKILL, 2)),
+    Hurt("pool children: hung until they are killed for it", to_pool_children(signal.SIGSTOP, 1)),
     Hurt("both workers: SIGKILL, twice", kill(*WORKERS, times=2)),
     Hurt("both workers: SIGTERM", terminate_workers),
     Hurt("a worker: SIGSTOP, longer than the lease", stop_a_worker),
