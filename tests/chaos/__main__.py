@@ -14,6 +14,9 @@ from pathlib import Path
 from tests.chaos.hurts import HURTS, Hurt
 from tests.chaos.ledger import Row, run
 
+#: What stands before the tables in a document that has a text of its own.
+MARK = "<!-- the tables, as `make chaos` wrote them -->"
+
 HEAD = (
     "hurt",
     "broker: accepted",
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="hurts whose name contains this")
     parser.add_argument("--system", choices=["bellhop", "handwritten"], help="one of the two; absent: both")
     parser.add_argument("--lanes", type=int, default=3, help="rows at the same time (3)")
-    parser.add_argument("--write", type=Path, help="a file for the tables")
+    parser.add_argument("--write", type=Path, help="a file for the tables; docs/chaos.md keeps its text")
     parser.add_argument("--keep", action="store_true", help="keep the logs")
     chosen = parser.parse_args(arguments)
     systems = [chosen.system] if chosen.system else ["bellhop", "handwritten"]
@@ -64,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = report([rows[pair] for pair in todo], time.monotonic() - started)
     print(text)
     if chosen.write:
-        chosen.write.write_text(text)
+        before = chosen.write.read_text().partition(MARK)[0] + f"{MARK}\n\n" if chosen.write.exists() else ""
+        chosen.write.write_text(before + text)
     broken = [f"{row.hurt.name}: {what}" for row in rows.values() if row.system == "bellhop" for what in row.broken()]
     print("\n".join(broken) or "Bellhop kept every promise.")
     if chosen.keep or broken:
@@ -96,7 +100,7 @@ def _result(future: Future[Row], system: str, hurt: Hurt) -> Row:
 
 def report(rows: Sequence[Row], seconds: float) -> str:
     """Give the tables of both systems."""
-    parts = [f"Run on {datetime.now(UTC):%Y-%m-%d}, {seconds / 60:.0f} minutes.\n"]
+    parts = [f"Run on {datetime.now(UTC):%Y-%m-%d} with `make chaos`, in {seconds / 60:.0f} minutes.\n"]
     for system, title in (("bellhop", "Bellhop"), ("handwritten", "A worker written by hand")):
         of_it = [row for row in rows if row.system == system]
         parts += [f"### {title}\n\n{table(of_it)}\n"] if of_it else []
