@@ -81,7 +81,10 @@ def mail_server() -> Iterator[smtplib.SMTP]:
         yield server
 
 
-@app.task(name="handwritten.notify", autoretry_for=(Exception,), max_retries=8, retry_backoff=1, retry_backoff_max=8)
+RETRIES = {"autoretry_for": (Exception,), "max_retries": 8, "retry_backoff": 1, "retry_backoff_max": 8}
+
+
+@app.task(name="handwritten.notify", shared=False, **RETRIES)
 def notify(id: str, email: str, title: str) -> None:
     """Store it and commit, then mail it and note that."""
     with Session(engine()) as session:
