@@ -13,7 +13,6 @@ from tests.chaos.ledger import Row, run
 from tests.chaos.stage import Stage
 from tests.conftest import ROOT
 
-
 #: Requests that Celery's own Redis transport may lose: the one that each worker is just taking when Redis is killed.
 TAKEN = 2
 
