@@ -23,7 +23,7 @@ BROKEN := $(shell test ! -e $(VENV)/.made || $(BIN)/python -c "" 2>/dev/null || 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test fuzz golden lint lock clean broken
+.PHONY: help demo up test chaos fuzz golden lint lock clean broken
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Run the tests; ARGS="-
 
 fuzz: $(VENV)/.test $(SERVER_POSTGRES) ## Try 5,000 random queries of each kind on inbox lists; FUZZ=20000 for more
 	@FUZZ=$(or $(FUZZ),5000) $(BIN)/python -m pytest -n auto --dist load --timeout=0 tests/test_cql_fuzz.py
+
+chaos: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Hurt a running system in every way, and count; ARGS="--only Redis --write FILE"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 golden: $(VENV)/.test ## Keep what the templates give now as right, after a change of texts; never in CI
 	@$(BIN)/python -m tests.test_golden

@@ -151,11 +151,16 @@ def test_a_task_ends_before_its_message_is_given_to_another() -> None:
     assert limits[-1] < conf.broker_transport_options["visibility_timeout"]
 
 
+def test_a_task_whose_process_died_is_tried_again_soon() -> None:
+    """Celery would hold it in memory for three minutes: longer than most leases."""
+    assert root.BellhopTask.default_retry_delay < Settings().handover_seconds
+
+
 def test_results_go_where_the_broker_is_unless_told_otherwise() -> None:
-    """Redis keeps results too; other brokers keep none, unless RESULT_BACKEND says where."""
+    """Redis keeps results too; RabbitMQ sends them to their callers, unless RESULT_BACKEND says where."""
     assert "redis://one:6379/0" == make(broker_url="redis://one:6379/0").conf.result_backend
     assert "redis://two" == make(broker_url="amqp://one", result_backend="redis://two").conf.result_backend
-    assert make(broker_url="amqp://one").conf.result_backend is None
+    assert "rpc://" == make(broker_url="amqp://one").conf.result_backend
     assert make().conf.result_expires <= 3600
 
 

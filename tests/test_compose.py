@@ -158,6 +158,18 @@ def test_volumes_are_declared() -> None:
     assert not [source for source in sources if source.startswith(".") and not (ROOT / source).exists()]
 
 
+def test_rabbitmq_serves_every_service_that_has_a_broker() -> None:
+    """The variant gives each of them the other broker, waits for it, and is given no unknown service."""
+    text = (ROOT / "docker-compose.rabbitmq.yml").read_text(encoding="utf-8")
+    services = yaml.safe_load(text)["services"]
+    assert set(BELLHOP) - {"init"} == set(services) - {"rabbitmq"}
+    for name in set(services) - {"rabbitmq"}:
+        assert {"BROKER_URL", "SIGNAL_URL"} == set(services[name]["environment"])
+        assert services[name]["environment"]["BROKER_URL"].startswith("amqp://")
+        assert "service_healthy" == services[name]["depends_on"]["rabbitmq"]["condition"]
+    assert {":?set it in .env"} == {match["rule"] for match in INTERPOLATED.finditer(text)}
+
+
 def test_image_copies_what_exists() -> None:
     """Every COPY of the Dockerfile from the repository finds its sources, also past .dockerignore."""
     copies = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY ")]

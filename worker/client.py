@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from celery import Celery, current_app
 from celery import exceptions as celery_exceptions
-from kombu import pools
+from kombu import Exchange, Queue, pools
 from kombu.exceptions import BatchPublishError
 from kombu.utils.compat import register_after_fork
 
@@ -27,15 +27,32 @@ CHUNK = 100
 #: Messages that `notify_many` sends in one go.
 BATCH = 100
 
-#: Seconds after which a Redis that does not answer counts as away, where the application's own options do not say.
-#: Celery's default is to wait for ever.
-TIME_OUTS = {"socket_timeout": 5, "socket_connect_timeout": 2}
+#: Seconds after which a Redis that does not answer counts as away. Celery's default is to wait for ever.
+TIME_OUTS: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2}
+
+#: What holds for a broker where the application's own options do not say: on RabbitMQ, confirmation of each message.
+OPTIONS: dict[str, dict[str, Any]] = {"redis": TIME_OUTS, "amqp": {"confirm_publish": True}}
 
 #: Seconds to wait for another thread's connection.
 ACQUIRE_SECONDS = 5
 
+#: Seconds within which RabbitMQ must confirm a message.
+CONFIRM_SECONDS = 10
+
 #: What a message shows of itself where Celery would print its arguments.
 _HIDDEN = "<hidden>"
+
+
+def make_queue(name: str) -> Queue:
+    """A queue as every side must declare it: RabbitMQ refuses one that is there with other arguments.
+
+    There it is a quorum queue, which is on disk before a message is confirmed; Redis does not read the arguments.
+    """
+    return Queue(name, Exchange(""), name, queue_arguments={"x-queue-type": "quorum"})
+
+
+#: Where requests go.
+NOTIFICATIONS = make_queue("notifications")
 
 
 def connect(broker_url: str) -> Celery:
@@ -49,10 +66,11 @@ def connect(broker_url: str) -> Celery:
         task_ignore_result=True,
         broker_pool_acquire_timeout=5,
         broker_connection_timeout=2,
-        task_create_missing_queues=True,
+        task_create_missing_queue_type="quorum",
     )
-    if broker_url.startswith(("redis://", "rediss://")):
-        app.conf.broker_transport_options = dict(TIME_OUTS)
+    for scheme, options in OPTIONS.items():
+        if broker_url.startswith((f"{scheme}://", f"{scheme}s://")):
+            app.conf.broker_transport_options = dict(options)
     return app
 
 
@@ -147,8 +165,9 @@ def _send(app: Celery, producer: Any, name: str, kwargs: dict[str, Any], task_id
         name,
         kwargs=kwargs,
         task_id=task_id,
-        queue="notifications",
+        queue=NOTIFICATIONS,
         producer=producer,
+        confirm_timeout=CONFIRM_SECONDS,
         serializer="json",
         argsrepr=_HIDDEN,
         kwargsrepr=_HIDDEN,
@@ -165,10 +184,10 @@ register_after_fork(_pools, WeakKeyDictionary.clear)
 
 
 def _producers(app: Celery) -> Any:
-    """Producers for the app's broker: Celery's own, unless on Redis without time-outs."""
+    """Producers for the app's broker: Celery's own, unless its options leave out what `OPTIONS` has."""
     if app not in _pools:
         connection = app.connection_for_write()
-        if connection.get_transport_cls().driver_type == "redis":
-            connection.transport_options = {**TIME_OUTS, **connection.transport_options}
+        options = OPTIONS.get(connection.get_transport_cls().driver_type, {})
+        connection.transport_options = {**options, **connection.transport_options}
         _pools[app] = pools.producers[connection]
     return _pools[app]

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = SecretStr("sqlite:///.bellhop/bellhop.db")
     broker_url: Annotated[SecretStr, AfterValidator(_broker)] = SecretStr("redis://127.0.0.1:6379/0")
     result_backend: SecretStr | None = None
-    """Where `inbox.*` and `recipients.*` results go; absent: the broker, where it is Redis, else none."""
+    """Where `inbox.*` and `recipients.*` results go; absent: the broker, as `rpc://` where that is RabbitMQ."""
 
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:25")
     """`smtp://user:password@host:587` (STARTTLS where offered; `?tls=none|optional|required`), or `smtps://` (TLS)."""

@@ -19,6 +19,7 @@ from worker import fan_out as fanning
 from worker import purge as purging
 from worker import retract as retracting
 from worker.celery import app, task
+from worker.client import CONFIRM_SECONDS
 from worker.create import Created
 from worker.database import transaction, utcnow
 from worker.errors import InvalidRequest, PartlyRefused, describe
@@ -321,7 +322,7 @@ def publish(name: str, queue: str | None = None, **kwargs: Any) -> bool:
     """Publish a task that goes on with committed work; says whether the broker took it. If not, beat finds the work."""
     try:
         # Without `ignore_result` Celery would subscribe to a result that nobody stores.
-        app.send_task(name, kwargs=kwargs, queue=queue, ignore_result=True)
+        app.send_task(name, kwargs=kwargs, queue=queue, ignore_result=True, confirm_timeout=CONFIRM_SECONDS)
     except PublishError:
         log.warning("the broker could not be reached; what is due waits for beat")
         return False

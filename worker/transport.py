@@ -9,6 +9,7 @@ from typing import Any
 
 from billiard.exceptions import Terminated
 from celery.exceptions import InvalidTaskError
+from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -20,6 +21,18 @@ def install() -> None:
     """Use `worker.redis_transport` for redis:// and rediss:// in this process; call before the first connection."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = "worker.redis_transport:Transport"
+
+
+class PlainConsumer(Consumer):
+    """Celery's, without its delayed delivery for quorum queues: 28 more queues on RabbitMQ for tasks with a countdown.
+
+    Ours wait in the database; a retry while that is away waits, for seconds, in the worker.
+    """
+
+    class Blueprint(Consumer.Blueprint):
+        """The steps of a worker's start."""
+
+        default_steps = tuple(step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step)
 
 
 class MaskedRequest(Request):

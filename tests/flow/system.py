@@ -1,12 +1,11 @@
 """A whole Bellhop on real servers: worker, beat and Flower as processes, as an operator starts them by hand."""
 
 import base64
+import contextlib
 import json
 import re
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,17 +16,22 @@ from celery import Celery
 from sqlalchemy import Engine, create_engine, text
 
 from tests.catalogue import write_catalogue
+from tests.flow.pages import FLOWER_LOGIN, flower_page
+from tests.rabbit import RabbitServer
 from tests.servers import Process, RedisTestServer, free_port, wait_until
 from worker.embedded.smtp import MailCatcher
-
-LOGIN = "operator:flower-password"
 
 
 class System:
     """Servers that are running, and the processes that were started on them."""
 
     def __init__(
-        self, folder: Path, database_url: str, broker: RedisTestServer, catcher: MailCatcher, **settings: object
+        self,
+        folder: Path,
+        database_url: str,
+        broker: RedisTestServer | RabbitServer,
+        catcher: MailCatcher,
+        **settings: object,
     ) -> None:
         self.folder = folder
         self.broker = broker
@@ -39,7 +43,7 @@ class System:
             "SMTP_URL": catcher.url,
             "EMAIL_FROM": "Library <library@example.org>",
             "DISPATCH_EVERY_SECONDS": "1",
-            "FLOWER_BASIC_AUTH": LOGIN,
+            "FLOWER_BASIC_AUTH": FLOWER_LOGIN,
             **write_catalogue(folder / "catalogue"),
             **{name: str(value) for name, value in settings.items()},
         }
@@ -47,7 +51,11 @@ class System:
         self.engine: Engine = create_engine(database_url)
         self.processes: dict[str, Process] = {}
         # An application's own Celery app: another name, its own defaults, nothing of Bellhop imported.
-        self.application = Celery("application", broker=broker.url, backend=broker.url, set_as_current=False)
+        results = "rpc://" if broker.url.startswith("amqp") else broker.url
+        self.application = Celery("application", broker=broker.url, backend=results, set_as_current=False)
+        if broker.url.startswith("amqp"):  # as docs/rabbitmq.md says
+            self.application.conf.task_create_missing_queue_type = "quorum"
+            self.application.conf.broker_transport_options = {"confirm_publish": True}
 
     def start(self, *names: str) -> None:
         """Start worker, beat or flower with the README's command."""
@@ -71,6 +79,10 @@ class System:
         for process in self.processes.values():
             process.terminate(15)
         self.engine.dispose()
+        if self.broker.url.startswith("amqp"):
+            with contextlib.suppress(OSError):
+                self.application.backend.result_consumer.stop()
+        self.application.close()
 
     def send(self, name: str, **kwargs: Any) -> Any:
         """Publish a task the plain way."""
@@ -87,18 +99,9 @@ class System:
         """Ask the database for a number."""
         return int(self.rows(sql, **values)[0][0])
 
-    def flower(self, path: str, login: str = LOGIN) -> tuple[int, str]:
+    def flower(self, path: str, login: str = FLOWER_LOGIN) -> tuple[int, str]:
         """Ask Flower for a page; gives the HTTP status and the body."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.flower_port}{path}")
-        if login:
-            request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, ""
-        except OSError:
-            return 0, ""
+        return flower_page(self.flower_port, path, login)
 
     def flower_tasks(self) -> dict[str, Any]:
         """Give what Flower knows of tasks, by id."""
