@@ -13,7 +13,7 @@ from kombu import Connection, Consumer, Producer, Queue
 
 from tests.servers import RedisTestServer
 
-OURS, STOCK = "worker.redis_transport:Transport", "redis"
+OURS, STOCK = "worker.redis_transport:Transport", "kombu.transport.redis:Transport"
 Connect = Callable[..., Any]
 consumer: Any = Consumer  # without types
 
