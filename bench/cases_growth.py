@@ -148,7 +148,7 @@ ORDER = 20_000
 def measure_backlog(stand: Stand, size: Size, book: Book) -> None:
     """Mails that are due, handed over by beat's task: a thousand, and as many as the largest fan-out."""
     result = Result("backlog", "mails that were already due, by length of the backlog", "per second")
-    with Publishers(stand), Workers(stand, "worker", beat=True) as workers:
+    with Workers(stand, "worker", beat=True) as workers:
         from worker.client import connect
 
         app = connect(stand.broker)
@@ -157,14 +157,15 @@ def measure_backlog(stand: Stand, size: Size, book: Book) -> None:
             stand.sink.reset()
             stand.db.execute(BACKLOG.encode(), {"count": backlog})
             stand.db.execute("ANALYZE deliveries, notifications")
-            workers.memory()
             app.send_task("notifications.dispatch_due", queue="maintenance", ignore_result=True)
             began, goal = time.time(), min(backlog, 50_000)
             while (sent := counting.counter(stand.db, "deliveries", "status = 'sent'")()) < goal:
                 if time.time() - began > max(30, 10 * size.seconds):
                     break
                 time.sleep(0.1)
-            result.values[f"{backlog:,} due"] = [sent / (time.time() - began)]
+            rate = sent / (time.time() - began)
+            result.values[f"{backlog:,} due"] = [rate]
+            result.curve.append([backlog, rate])
             late = stand.db.execute(
                 "SELECT count(*) FROM deliveries WHERE status = 'sent' AND due_at > (SELECT min(due_at) "
                 "FROM deliveries WHERE status = 'pending') + make_interval(secs => %s / 1000.0)",
@@ -172,7 +173,7 @@ def measure_backlog(stand: Stand, size: Size, book: Book) -> None:
             ).fetchone()
             if late and late[0]:
                 result.notes.append(f"of {backlog:,} due, {late[0]:,} went more than {ORDER:,} places before their turn")
-            result.curve.append([backlog, max(workers.memory()) / 2**20])
+            result.notes.append(f"{max(workers.memory()) / 2**20:.0f} MiB in the largest process with {backlog:,} due")
             stand.db.execute("UPDATE deliveries SET status = 'skipped' WHERE status IN ('pending', 'sending')")
             time.sleep(1)
     book.add(result)

@@ -17,20 +17,17 @@ KINDS = {OURS: "one", NAIVE: "delay"}
 
 def measure(stand: Stand, size: Size, book: Book) -> None:
     """Idle and at half load, in-app and with mail."""
-    sink = stand.own_sink()
-    try:
-        with (
-            Publishers(stand, 2) as publishers,
-            Workers(stand, "worker", beat=True, sink=sink) as _ours,
-            Workers(stand, "bench.naive", sink=sink) as _naive,
-        ):
-            latency = _Latency(stand, publishers, sink, size)
-            for email in (False, True):
-                latency.compare(book, "idle", email, dict.fromkeys(KINDS, IDLE))
-                if rates := _half(book, email):
-                    latency.compare(book, "half load", email, rates)
-    finally:
-        sink.close()
+    with (
+        stand.own_sink() as sink,
+        Publishers(stand, 2) as publishers,
+        Workers(stand, "worker", beat=True, sink=sink),
+        Workers(stand, "bench.naive", sink=sink),
+    ):
+        latency = _Latency(stand, publishers, sink, size)
+        for email in (False, True):
+            latency.compare(book, "idle", email, dict.fromkeys(KINDS, IDLE))
+            if rates := _half(book, email):
+                latency.compare(book, "half load", email, rates)
 
 
 def _half(book: Book, email: bool) -> dict[str, float]:

@@ -27,11 +27,9 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
     if floors.can_mail():
         contenders.append(Contender(FLOOR, lambda count: floors.mail(stand, count, 1), 500, 50_000))
     book.add(turns("mail/near", "mails of one process, loopback", size, *contenders))
-    far = stand.own_sink(FAR)
-    try:
-        book.add(turns("mail/far", f"mails of one process, {FAR * 1e3:.0f} ms round trip", size, *_Mail(far).contenders(20)))
-    finally:
-        far.close()
+    with stand.own_sink(FAR) as far:
+        title = f"mails of one process, {FAR * 1e3:.0f} ms round trip"
+        book.add(turns("mail/far", title, size, *_Mail(far).contenders(20)))
 
 
 class _Mail:

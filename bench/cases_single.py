@@ -1,5 +1,7 @@
 """Single notifications from end to end: enqueued one by one, until the row is committed and the mail accepted."""
 
+import time
+
 from bench import counting
 from bench.measure import NAIVE, OURS, Book, Contender, Result, Size, turns
 from bench.publishers import Publishers
@@ -7,7 +9,7 @@ from bench.servers import Stand, Workers
 
 EMPTY, HARDENED = "empty Celery task", "empty task, our transport"
 DURABLE, TOGETHER = "Bellhop, durable", "Bellhop, durable, 100 per transaction"
-QUEUE = {OURS: "queue", NAIVE: "queue_delay", EMPTY: "queue_empty", HARDENED: "queue_empty"}
+QUEUE = {OURS: "queue", NAIVE: "queue_delay", EMPTY: "queue_empty", HARDENED: "queue_hardened"}
 PUBLISH = {OURS: "one", NAIVE: "delay", EMPTY: "empty", DURABLE: "durable", TOGETHER: "durable_many"}
 
 #: Publisher processes where a publisher runs beside the workers.
@@ -28,8 +30,8 @@ class Single:
         """Wait until all is there; gives when the last one was."""
         if name in (EMPTY, HARDENED):
             counting.until(lambda: -self.stand.queued(self.stand.naive_broker), 0, "empty tasks", pause=0.005)
-            return _now()
-        ours = name not in (NAIVE,)
+            return time.time()
+        ours = name != NAIVE
         end = counting.rows(self.stand.db if ours else self.stand.naive_db, count)
         if email:
             end = max(end, counting.sent(self.stand.db, count) if ours else 0.0)
@@ -62,12 +64,6 @@ class Single:
     def prepare(self) -> None:
         self.stand.reset()
         self.stand.sink.reset()
-
-
-def _now() -> float:
-    import time
-
-    return time.time()
 
 
 def checked(single: Single, workers: Workers, name: str) -> None:
@@ -113,15 +109,11 @@ def _running(single: Single, size: Size, processes: int, email: bool) -> Result:
 
 
 def _transports(stand: Stand, single: Single, size: Size, book: Book) -> None:
-    """Empty tasks on both transports; on the same queue, so one after the other."""
-    contenders: list[Contender] = []
-    for name, app in ((EMPTY, "bench.naive"), (HARDENED, "bench.hardened")):
-
-        def run(count: int, name: str = name, app: str = app) -> float:
-            with Workers(stand, app, max(size.processes)) as workers:
-                return single.queued(name, workers, False).run(count)
-
-        contenders.append(Contender(name, run, start=500, most=40_000))
-    book.add(turns("single/empty", f"empty tasks, already queued, -c {max(size.processes)}", size, *contenders))
-
-
+    """Empty tasks on both transports, each with a queue of its own."""
+    processes = max(size.processes)
+    with (
+        Workers(stand, "bench.naive", processes) as stock,
+        Workers(stand, "bench.hardened", processes, queue="hardened") as hardened,
+    ):
+        contenders = single.queued(HARDENED, hardened, False), single.queued(EMPTY, stock, False)
+        book.add(turns("single/empty", f"empty tasks, already queued, -c {processes}", size, *contenders))

@@ -32,7 +32,7 @@ POSTGRES = (
     "track_commit_timestamp=on",  # the moment of each row's commit is read from it
 )
 REDIS = "appendonly yes, appendfsync everysec"
-QUEUES = ("notifications", "bulk", "email_high", "email", "maintenance", "inbox", "celery")
+QUEUES = ("notifications", "bulk", "email_high", "email", "maintenance", "inbox", "celery", "hardened")
 
 
 class Stand:
@@ -57,8 +57,7 @@ class Stand:
         enter = self._exit.enter_context
         self.postgres = enter(PostgresServer(self.folder, durable=True, extra=POSTGRES))
         self.redis = enter(RedisTestServer(self.folder / "redis"))
-        self.sink: SmtpSink | OwnSink = make_sink(self.folder / "sink")
-        self._exit.callback(self.sink.close)
+        self.sink: SmtpSink | OwnSink = enter(make_sink(self.folder / "sink"))
         self.url, self.naive_url = (self.postgres.create_database(name) for name in ("bellhop", "naive"))
         engine = database.make_engine(self.url)
         database.upgrade(engine)
@@ -79,7 +78,7 @@ class Stand:
         return self._exit.enter_context(psycopg.connect(url.replace("+psycopg", ""), autocommit=True))
 
     def own_sink(self, delay: float = 0, processes: int = 1) -> OwnSink:
-        """A sink that knows when each mail came, to be closed by the caller."""
+        """A sink that knows when each mail came; a context manager."""
         self._count += 1
         return OwnSink(self.folder / f"own-sink-{self._count}", delay, processes)
 
@@ -100,7 +99,11 @@ class Stand:
         """Start a process on these servers."""
         self._count += 1
         log = self.folder / f"{self._count}-{name}.log"
-        return Process(command, log, env=self.environment(sink), cwd=ROOT)
+        environment = self.environment(sink)
+        if name not in ("worker", "beat"):
+            # Celery's command prefers this variable to what the app says.
+            environment["BROKER_URL"] = self.naive_broker
+        return Process(command, log, env=environment, cwd=ROOT)
 
     def queued(self, broker: str) -> int:
         """Messages that wait or are in a worker's hands."""
@@ -157,20 +160,19 @@ class Workers:
         *,
         instances: int = 1,
         beat: bool = False,
+        queue: str | None = None,
         sink: SmtpSink | OwnSink | None = None,
     ) -> None:
         name = app.rpartition(".")[2]
+        command = [CELERY, "-A", app, "worker", "-c", str(processes), "-l", "INFO", *(["-Q", queue] if queue else [])]
         self.running = [
-            stand.process(
-                name, CELERY, "-A", app, "worker", "-c", str(processes), "-l", "INFO", "-n", f"{name}{i}@%h", sink=sink
-            )
-            for i in range(instances)
+            stand.process(name, *command, "-n", f"{name}{number}@%h", sink=sink) for number in range(instances)
         ]
         self.workers = [*self.running]
         if beat:
             schedule = str(stand.folder / f"schedule-{time.monotonic_ns()}")
-            command = (CELERY, "-A", app, "beat", "--schedule", schedule, "--pidfile=")
-            self.running.append(stand.process("beat", *command, sink=sink))
+            beat_command = (CELERY, "-A", app, "beat", "--schedule", schedule, "--pidfile=")
+            self.running.append(stand.process("beat", *beat_command, sink=sink))
         for worker in self.workers:
             wait_until(lambda w=worker: " ready." in w.log_text() or w.returncode() is not None, 60, "a worker is ready")
             if worker.returncode() is not None:

@@ -5,13 +5,17 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 from tests.servers import Process, free_port, wait_until
 
 #: Processes of our own sink that share its port.
 SHARE = 2
+#: Where smtp-sink writes mails down.
+SHARED = ("/dev/shm", "/tmp")
 
 
 def find(name: str) -> str | None:
@@ -62,8 +66,10 @@ class OwnSink:
         for process in self.processes:
             process.tell(signal.SIGUSR2)
 
-    def close(self) -> None:
-        """End it."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         for process in self.processes:
             process.terminate(2)
 
@@ -79,8 +85,11 @@ class SmtpSink:
         self.port = free_port()
         self.url = f"smtp://127.0.0.1:{self.port}?tls=none"
         folder.mkdir()
-        folder.chmod(0o777)
-        self.folder, self.process, self.dump = folder, None, folder / "dump"
+        self.folder, self.process = folder, None
+        # As root it runs as nobody, who cannot see into our folder; and a file system in memory costs it least.
+        self.dumps = Path(tempfile.mkdtemp(prefix="bellhop-sink-", dir=next(filter(os.path.isdir, SHARED))))
+        self.dumps.chmod(0o777)
+        self.dump = self.dumps / "mails"
         self.starts = 0
         self.reset()
 
@@ -112,11 +121,18 @@ class SmtpSink:
         with self.dump.open() as dump:
             return [line[len("X-Rcpt-Args: <") : -2] for line in dump if line.startswith("X-Rcpt-Args: ")]
 
+    def __enter__(self) -> Self:
+        return self
+
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         if self.process:
             self.process.terminate(2)
             self.process.log.unlink(missing_ok=True)
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+        shutil.rmtree(self.dumps, ignore_errors=True)
 
 
 def _listens(port: int) -> bool:
