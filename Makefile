@@ -23,10 +23,10 @@ BROKEN := $(shell test ! -e $(VENV)/.made || $(BIN)/python -c "" 2>/dev/null || 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test golden lint lock clean broken
+.PHONY: help demo up test bench bench-quick golden lint lock clean broken
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run $(SERVER_REDIS) ## Show the whole way of a notification: one command, no servers needed
 	@$(BIN)/bellhop demo
@@ -36,6 +36,12 @@ up: $(VENV)/.run $(SERVER_REDIS) ## Run worker, beat and Flower until Ctrl-C; no
 
 test: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Run the tests; ARGS="-k inbox" chooses some
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+bench: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Measure against a hand-written worker and the floors: some minutes, on a quiet machine
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## The same in a minute, with small sizes
+	@$(BIN)/python -m bench --quick $(ARGS)
 
 golden: $(VENV)/.test ## Keep what the templates give now as right, after a change of texts; never in CI
 	@$(BIN)/python -m tests.test_golden

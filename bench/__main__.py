@@ -75,7 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     began, book, failed = time.monotonic(), Book(report.show), []
     with tempfile.TemporaryDirectory(prefix="bellhop-bench-") as folder, Stand(Path(folder)) as stand:
         facts = stand.facts()
-        print(f"{facts['cores']} cores of {facts['cpu']}, load {facts['load before']}; {facts['mail sink']}", flush=True)
+        print(
+            f"{facts['cores']} cores of {facts['cpu']}, load {facts['load before']}; {facts['mail sink']}", flush=True
+        )
         with profile.recording(stand, asked.profile, asked.out):
             for name in names:
                 try:

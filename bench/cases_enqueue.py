@@ -32,7 +32,7 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
             )
         )  # fmt: skip
     book.results["enqueue/many"].notes.append(
-        "the decent way is kombu's `producer.batch`, which pipelines; the floor is LPUSH of the same bytes, pipelined by 100"
+        "the decent way pipelines by kombu's `producer.batch`; the floor is LPUSH of the same bytes, 100 to a round trip"
     )
 
 

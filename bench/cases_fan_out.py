@@ -90,7 +90,10 @@ class _FanOut:
     def alone(self, book: Book, ours: Workers, audience: int, context: str, email: bool) -> None:
         """One round of ours, with the memory of the workers meanwhile."""
         before = book.results[f"fan-out/{context}/{title(email)}/100000"].median(OURS) or 1
-        key, name = f"fan-out/{context}/{title(email)}/{audience}", f"fan-out to {audience:,}, {context}, {title(email)}"
+        key, name = (
+            f"fan-out/{context}/{title(email)}/{audience}",
+            f"fan-out to {audience:,}, {context}, {title(email)}",
+        )
         result = Result(key, name, "per second", counts={OURS: audience})
         if audience / before > PATIENCE:
             result.notes.append(f"left out: at {before:,.0f} per second it would take {audience / before:,.0f} s")

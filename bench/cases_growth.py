@@ -93,7 +93,9 @@ def measure_memory(stand: Stand, size: Size, book: Book) -> None:
     step = max(audience for audience in size.fan_out if audience <= 100_000)
     first = max(step // 10, 1)
     fill_directory(stand, (first, step))
-    result = Result("memory", f"memory of the largest worker process over {MEMORY_STEPS * step:,} notifications", "MiB", "less")
+    result = Result(
+        "memory", f"memory of the largest worker process over {MEMORY_STEPS * step:,} notifications", "MiB", "less"
+    )
     with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
         single, done = Single(stand, publishers), 0
         for turn in range(MEMORY_STEPS + 1):
@@ -172,7 +174,9 @@ def measure_backlog(stand: Stand, size: Size, book: Book) -> None:
                 (ORDER,),
             ).fetchone()
             if late and late[0]:
-                result.notes.append(f"of {backlog:,} due, {late[0]:,} went more than {ORDER:,} places before their turn")
+                result.notes.append(
+                    f"of {backlog:,} due, {late[0]:,} went more than {ORDER:,} places before their turn"
+                )
             result.notes.append(f"{max(workers.memory()) / 2**20:.0f} MiB in the largest process with {backlog:,} due")
             stand.db.execute("UPDATE deliveries SET status = 'skipped' WHERE status IN ('pending', 'sending')")
             time.sleep(1)

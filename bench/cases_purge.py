@@ -126,7 +126,9 @@ def orm(url: str, before: datetime) -> None:
     """As it is written in an afternoon."""
     engine = create_engine(url)
     with Session(engine) as session:
-        for row in session.query(Notification).where(Notification.seen_at.is_not(None), Notification.updated_at < before):
+        for row in session.query(Notification).where(
+            Notification.seen_at.is_not(None), Notification.updated_at < before
+        ):
             session.delete(row)
         session.commit()
     engine.dispose()

@@ -62,6 +62,7 @@ class Single:
         return Contender(name, run, start=400, most=60_000)
 
     def prepare(self) -> None:
+        """Nothing is left of what was before."""
         self.stand.reset()
         self.stand.sink.reset()
 

@@ -47,11 +47,11 @@ def measure_render(stand: Stand, size: Size, book: Book) -> None:
         for name, event in sorted(get_events().items()):
             floor = render.bare(name, event.example)
             floor()
-            ours = render.microseconds(lambda name=name, event=event: render.render.render(name, render.LANG, event.example))  # type: ignore[misc]
+            ours = render.microseconds(
+                lambda name=name, event=event: render.render.render(name, render.LANG, event.example)
+            )  # type: ignore[misc]
             pairs.append((ours, render.microseconds(floor)))
         for contender, values in zip((OURS, FLOOR), zip(*pairs, strict=True), strict=True):
             result.values.setdefault(contender, []).append(statistics.median(values))
     result.notes.append("the floor is bare Jinja with held templates")
     book.add(result)
-
-

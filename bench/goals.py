@@ -84,7 +84,8 @@ def of_page(results: Results) -> float | None:
     return deep[0] / first[0] if deep and first and deep[0] and first[0] else None
 
 
-_SHARED, _MAIL = "fan-out/shared/in-app/100000", "fan-out/shared/with mail/100000"
+_SHARED, _OWN = "fan-out/shared/in-app/100000", "fan-out/own/in-app/100000"
+_MAIL = "fan-out/shared/with mail/100000"
 _QUEUED, _RUNNING = "single/queued/in-app/4", "single/running/in-app"
 
 GOALS = (
@@ -92,7 +93,7 @@ GOALS = (
     Goal("the same: times the hand-written fan-out", ratio(_SHARED, OURS, NAIVE_FAN), 80),
     Goal("the same: times the decent fan-out", ratio(_SHARED, OURS, DECENT), 4),
     Goal("the same: share of server-side INSERT ... SELECT", ratio(_SHARED, OURS, FLOOR), 0.5),
-    Goal("fan-out to 100,000, own contexts: times the decent fan-out", ratio("fan-out/own/in-app/100000", OURS, DECENT), 2),
+    Goal("fan-out to 100,000, own contexts: times the decent fan-out", ratio(_OWN, OURS, DECENT), 2),
     Goal("fan-out to 100,000 with mail: times the hand-written worker", ratio(_MAIL, OURS, NAIVE), 50),
     Goal("the same: times the decent fan-out", ratio(_MAIL, OURS, DECENT), 15),
     Goal("single, already queued, 4 processes: times the hand-written worker", ratio(_QUEUED, OURS, NAIVE), 60),
@@ -126,7 +127,7 @@ GOALS = (
     Goal("empty tasks: times stock Celery on Redis",
          ratio("single/empty", cases_single.HARDENED, cases_single.EMPTY), 5),
     Goal("memory over the run: times that after the first", curve("memory"), 1.1, at_most=True),
-    Goal("a long backlog of mails: times a short one's time per mail", curve("backlog"), 1, at_most=True),
+    Goal("a long backlog of mails: times a short one's time per mail", curve("backlog"), 1.1, at_most=True),
     Goal("a growing table: times the cost of a single notification", curve("growth/single"), 1.5, at_most=True),
     Goal("a growing table: times the cost of a fan-out's recipient", curve("growth/fan-out"), 1.5, at_most=True),
     Goal("a growing table: times the unseen count's time", curve("growth/unseen"), 1.5, at_most=True),

@@ -31,7 +31,17 @@ def recording(stand: Stand, case: str | None, out: Path) -> Iterator[None]:
         made(self, *args, **kwargs)  # type: ignore[arg-type]
         for worker in self.workers:
             target = out / f"{case}-{worker.log.stem}.svg"
-            command = [found, "record", "--subprocesses", "--rate", str(RATE), "--pid", str(worker.pid), "-o", str(target)]
+            command = [
+                found,
+                "record",
+                "--subprocesses",
+                "--rate",
+                str(RATE),
+                "--pid",
+                str(worker.pid),
+                "-o",
+                str(target),
+            ]
             recorders.append((subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), target))
         time.sleep(1)
 

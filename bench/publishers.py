@@ -32,7 +32,9 @@ class Publishers:
         answers = self.begin(kind, count, first=first, email=email, **job)
         return answers()
 
-    def begin(self, kind: str, count: int, *, first: int = 0, email: bool = False, rate: float = 0, stamps: bool = False):  # type: ignore[no-untyped-def]
+    def begin(
+        self, kind: str, count: int, *, first: int = 0, email: bool = False, rate: float = 0, stamps: bool = False
+    ):  # type: ignore[no-untyped-def]
         """As `publish`, but gives a function that waits for the end."""
         used = self.processes[: max(1, min(len(self.processes), count))]
         share, at = -(-count // len(used)), first

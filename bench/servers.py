@@ -174,7 +174,9 @@ class Workers:
             beat_command = (CELERY, "-A", app, "beat", "--schedule", schedule, "--pidfile=")
             self.running.append(stand.process("beat", *beat_command, sink=sink))
         for worker in self.workers:
-            wait_until(lambda w=worker: " ready." in w.log_text() or w.returncode() is not None, 60, "a worker is ready")
+            wait_until(
+                lambda w=worker: " ready." in w.log_text() or w.returncode() is not None, 60, "a worker is ready"
+            )
             if worker.returncode() is not None:
                 raise SystemExit(f"a worker ended:\n{worker.log_text()}")
 

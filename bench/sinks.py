@@ -144,5 +144,3 @@ def _listens(port: int) -> bool:
 def make_sink(folder: Path) -> SmtpSink | OwnSink:
     """The fastest there is."""
     return SmtpSink(folder) if find("smtp-sink") else OwnSink(folder)
-
-
