@@ -8,6 +8,7 @@ JSON and, for a full run, `bench/README.md` with its picture.
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,9 +42,11 @@ SECTIONS: dict[str, Callable[[Stand, Size, Book], None]] = {
     "table": cases_table.measure_table,
     "growth": cases_growth.measure,
 }
-FULL = Size(3, 1.5, (1, 1_000, 100_000, 1_000_000), (1, 2, 4), 5_000_000, (100_000, 1_000_000, 10_000_000))
-SMALL = Size(3, 0.5, (1, 1_000, 10_000), (1, 4), 200_000, (20_000, 200_000))
-QUICK = Size(2, 0.2, (1, 1_000), (4,), 50_000, (5_000, 50_000))
+FULL = Size(500, 3, 1.5, (1, 1_000, 100_000, 1_000_000), (1, 2, 4), 5_000_000, (100_000, 1_000_000, 10_000_000))
+SMALL = Size(200, 3, 0.5, (1, 1_000, 10_000), (1, 4), 200_000, (20_000, 200_000))
+QUICK = Size(100, 2, 0.2, (1, 1_000), (4,), 50_000, (5_000, 50_000))
+#: Whether it works at all.
+TINY = Size(10, 1, 0.05, (1, 50), (2,), 5_000, (1_000, 2_000))
 #: What the quick run takes part of: not what needs a large table.
 QUICK_SECTIONS = ("enqueue", "single", "latency", "fan-out", "mail", "render")
 
@@ -52,6 +55,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute: small sizes, two rounds, no large table")
     parser.add_argument("--small", action="store_true", help="every case with small sizes")
+    parser.add_argument("--tiny", action="store_true", help="every case, only to see that it works")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="CASE", help=f"some of: {', '.join(SECTIONS)}")
     parser.add_argument("--profile", choices=SECTIONS, metavar="CASE", help="that case alone, workers under py-spy")
     parser.add_argument("--out", type=Path, default=ROOT / ".benchmarks", help="folder for a partial run's report")
@@ -68,10 +72,12 @@ def keep_logs(folder: Path, out: Path) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Give exit code 1 where a case failed."""
     asked = options(arguments)
-    size = QUICK if asked.quick else SMALL if asked.small else FULL
+    size = QUICK if asked.quick else SMALL if asked.small else TINY if asked.tiny else FULL
     names = asked.only or ([asked.profile] if asked.profile else QUICK_SECTIONS if asked.quick else [*SECTIONS])
     full = size is FULL and len(names) == len(SECTIONS)
     os.chdir(ROOT)
+    # A polite end stops the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     began, book, failed = time.monotonic(), Book(report.show), []
     with tempfile.TemporaryDirectory(prefix="bellhop-bench-") as folder, Stand(Path(folder)) as stand:
         facts = stand.facts()

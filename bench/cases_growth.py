@@ -63,8 +63,8 @@ def _work(stand: Stand, size: Size) -> tuple[list[float], list[float]]:
             began, _ = publishers.publish("group", FAN_OUT)
             return bench.done(OURS, FAN_OUT, False) - began
 
-        queued(500), fan_out()
-        amount = min(10_000, int(500 * size.seconds / queued(500)))
+        queued(size.first), fan_out()
+        amount = max(size.first, min(10_000, int(size.first * size.seconds / queued(size.first))))
         turns = [(amount / queued(amount), FAN_OUT / fan_out()) for _ in range(size.rounds)]
     singles, fan_outs = zip(*turns, strict=True)
     return [*singles], [*fan_outs]

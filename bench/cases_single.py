@@ -71,9 +71,9 @@ def checked(single: Single, workers: Workers, name: str) -> None:
     """Compare once, outside of what is timed, for whom the mails were: a count alone hides one lost and one double."""
     single.stand.reset()
     single.stand.sink.reset(identities=True)
-    single.publishers.publish(QUEUE[name], 500, email=True)
-    single.done(name, 500, True)
-    counting.addresses(single.stand.sink, 500)
+    single.publishers.publish(QUEUE[name], 100, email=True)
+    single.done(name, 100, True)
+    counting.addresses(single.stand.sink, 100)
 
 
 def measure(stand: Stand, size: Size, book: Book) -> None:

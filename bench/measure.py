@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+#: What begins with the first one's name is ours as well.
 OURS, NAIVE, NAIVE_FAN, DECENT = "Bellhop", "hand-written", "hand-written fan-out", "decent fan-out"
 FLOOR = "floor"
 
@@ -14,6 +15,8 @@ FLOOR = "floor"
 class Size:
     """How much is done."""
 
+    first: int
+    """The most in a first turn, which is not counted."""
     rounds: int
     """Turns of each contender."""
     seconds: float
@@ -93,8 +96,9 @@ def turns(key: str, title: str, size: Size, *contenders: Contender, unit: str = 
     result = Result(key, title, unit)
     amounts = {}
     for one in contenders:
-        taken = max(one.run(one.start), 1e-6)
-        amounts[one.name] = max(one.start, min(one.most, int(one.start / taken * size.seconds)))
+        start = one.start if one.start == one.most else min(one.start, size.first)
+        taken = max(one.run(start), 1e-6)
+        amounts[one.name] = max(start, min(one.most, int(start / taken * size.seconds)))
     result.counts = amounts
     for _ in range(size.rounds):
         for one in contenders:

@@ -53,7 +53,7 @@ def ratios(result: Result) -> list[str]:
     """Against everybody else."""
     if OURS not in result.values:
         return []
-    others = [name for name in result.values if name != OURS]
+    others = [name for name in result.values if not name.startswith(OURS)]
     return [f"{number(times)} x {name}" for name in others if (times := result.times(OURS, name)) is not None]
 
 
