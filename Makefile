@@ -64,7 +64,7 @@ lock: $(VENV)/.lock ## Write requirements/*.txt anew; UPGRADE=--upgrade takes ne
 	@$(COMPILE) $(SAME_VERSIONS) $(UPGRADE) --group server-postgres -o requirements/server-postgres.txt
 
 clean: ## Remove .venv, caches and what the demo left
-	@rm -rf $(VENV) .bellhop build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .bellhop .benchmarks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find worker tests bench -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true
 
 # The first Python that is new enough and can make a virtual environment. Each stamp below stands for one lock file.

@@ -46,7 +46,7 @@ FULL = Size(500, 3, 1.5, (1, 1_000, 100_000, 1_000_000), (1, 2, 4), 5_000_000, (
 SMALL = Size(200, 3, 0.5, (1, 1_000, 10_000), (1, 4), 200_000, (20_000, 200_000))
 QUICK = Size(100, 2, 0.2, (1, 1_000), (4,), 50_000, (5_000, 50_000))
 #: Whether it works at all.
-TINY = Size(10, 1, 0.05, (1, 50), (2,), 5_000, (1_000, 2_000))
+TINY = Size(10, 1, 0.05, (1, 50), (2,), 100_000, (1_000, 2_000))
 #: What the quick run takes part of: not what needs a large table.
 QUICK_SECTIONS = ("enqueue", "single", "latency", "fan-out", "mail", "render")
 

@@ -54,7 +54,7 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
 
 def _work(stand: Stand, size: Size) -> tuple[list[float], list[float]]:
     """Singles and fan-outs per second."""
-    with Publishers(stand, 2) as publishers, Workers(stand, "worker", beat=True) as workers:
+    with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
         bench = Single(stand, publishers)
         queued = bench.queued(OURS, workers, False).run
 
@@ -148,13 +148,14 @@ ORDER = 20_000
 
 
 def measure_backlog(stand: Stand, size: Size, book: Book) -> None:
-    """Mails that are due, handed over by beat's task: a thousand, and as many as the largest fan-out."""
+    """Mails that are due, handed over by beat's task: a thousand at most, and as many as the largest fan-out."""
     result = Result("backlog", "mails that were already due, by length of the backlog", "per second")
     with Workers(stand, "worker", beat=True) as workers:
         from worker.client import connect
 
         app = connect(stand.broker)
-        for backlog in (1_000, max(size.fan_out)):
+        largest = max(size.fan_out)
+        for backlog in (min(1_000, largest // 5), largest):
             stand.reset()
             stand.sink.reset()
             stand.db.execute(BACKLOG.encode(), {"count": backlog})

@@ -28,7 +28,7 @@ def _inbox(url: str, size: Size, book: Book) -> None:
     bench = inbox.Bench(url)
     for case in bench.all():
         name, ours, p99, psycopg, orm, *_ = inbox.measure(case)
-        result = Result(f"inbox/{name}", f"inbox of {size.table:,} rows: {name}", "ms", "less")
+        result = Result(f"inbox/{name}", f"{name}, {size.table:,} rows", "ms", "less")
         for contender, value in ((OURS, ours), (PSYCOPG, psycopg), (ORM, orm)):
             if value:
                 result.values[contender] = [float(value)]

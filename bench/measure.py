@@ -3,8 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 #: What begins with the first one's name is ours as well.
 OURS, NAIVE, NAIVE_FAN, DECENT = "Bellhop", "hand-written", "hand-written fan-out", "decent fan-out"
@@ -85,10 +84,6 @@ class Book:
         self.results[result.key] = result
         self.show(result)
         return result
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """For the file."""
-        return [asdict(result) for result in self.results.values()]
 
 
 def turns(key: str, title: str, size: Size, *contenders: Contender, unit: str = "per second") -> Result:

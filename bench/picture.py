@@ -71,18 +71,22 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def largest(results: Mapping[str, Result], key: str) -> Result | None:
-    """The case, or the largest of its kind that was measured."""
-    kind, _, size = key.rpartition("/")
-    if key in results or not size.isdigit():
-        return results.get(key)
-    found = [k for k in results if k.rpartition("/")[0] == kind and k.rpartition("/")[2].isdigit()]
-    return results[max(found, key=lambda k: int(k.rpartition("/")[2]))] if found else None
+def main_cases(results: Mapping[str, Result]) -> list[tuple[str, Result]]:
+    """What is there of them; in place of a size that was not measured the largest one that was."""
+    shown = []
+    for key, label in MAIN:
+        kind, _, size = key.rpartition("/")
+        measured = [int(k.rpartition("/")[2]) for k in results if size.isdigit() and k.rpartition("/")[0] == kind]
+        if key not in results and measured:
+            key, label = f"{kind}/{max(measured)}", label.replace(f"{int(size):,}", f"{max(measured):,}")
+        if key in results and results[key].values:
+            shown.append((label, results[key]))
+    return shown
 
 
 def bars(canvas: Canvas, results: Mapping[str, Result]) -> None:
     """The main cases, a bar for each contender, longer is better."""
-    shown = [(label, found) for key, label in MAIN if (found := largest(results, key)) and found.values]
+    shown = main_cases(results)
     if not shown:
         return
     values = [found.median(name) or 1 for _, found in shown for name in found.values if name in COLOURS]
@@ -159,17 +163,14 @@ def plot(canvas: Canvas, title: str, unit: str, curves: Curves) -> None:
     for x in sorted(set(xs)):
         canvas.text(at((x, 10**y_low))[0], bottom + 18, short(x), size=11, anchor="middle", colour="#666")
     canvas.text(left, top - 6, unit, size=11, colour="#666")
-    taken: list[float] = []
-    for name, (colour, curve) in curves.items():
+    lowest = 0.0
+    for name, (colour, curve) in sorted(curves.items(), key=lambda item: -item[1][1][-1][1]):
         places = [at(point) for point in curve]
         canvas.line(places, colour, 2)
         for place in places:
             canvas.dot(*place, colour)
-        y = places[-1][1] + 4
-        while any(abs(y - other) < 14 for other in taken):
-            y += 3
-        taken.append(y)
-        canvas.text(right + 14, y, f"{name}: {short(curve[-1][1])}", size=12, colour=colour)
+        lowest = max(places[-1][1] + 4, lowest + 15)
+        canvas.text(right + 14, lowest, f"{name}: {short(curve[-1][1])}", size=12, colour=colour)
     canvas.y = bottom + 60
 
 

@@ -1,7 +1,9 @@
 """The results as text: a line when a case is done, then the goals, then the page `bench/README.md`."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,21 @@ and writes to `.benchmarks/`, as do `make bench ARGS="--small"` (every case, sma
 Mails go to Postfix's `smtp-sink` where it is installed (Debian: the package `postfix`), else to [sink.py](sink.py),
 which costs the machine more; `smtp-source` of the same package is the floor of mails.
 """
+
+HEADINGS = {
+    "enqueue": "Enqueue",
+    "single": "Single notifications, end to end",
+    "latency": "Latency",
+    "fan-out": "Fan-out",
+    "mail": "Mails",
+    "render": "Render",
+    "events": "Flower's events",
+    "memory": "Memory",
+    "backlog": "A backlog of mails",
+    "inbox": "Inbox",
+    "purge": "Purge",
+    "growth": "Growth",
+}
 
 
 def number(value: float) -> str:
@@ -85,26 +102,27 @@ def goals(results: Mapping[str, Result]) -> list[list[str]]:
 
 
 def sections(results: Mapping[str, Result]) -> str:
-    """All cases, those with the same contenders in one table."""
-    text, columns = "", list[str]()
-    for result in results.values():
-        names = [*result.values]
-        if not names:
-            text += f"\n{result.title}: {'; '.join(result.notes)}\n"
-            columns = []
-            continue
-        if names != columns:
-            columns = names
-            head = ["case", "unit", *columns, *(["Bellhop is"] if OURS in columns else [])]
-            text += "\n" + table(head, [])
-        note = f"<br>{'; '.join(result.notes)}" if result.notes else ""
-        cells = [f"{result.title}{note}", result.unit, *(cell(result, name) for name in names)]
-        compared = [", ".join(ratios(result)) or ""] if OURS in columns else []
-        text += f"| {' | '.join([*cells, *compared])} |\n"
-    return text
+    """A table for each kind of case: the part of its key before the first slash."""
+    kinds: dict[str, list[Result]] = {}
+    for key, result in results.items():
+        kinds.setdefault(key.partition("/")[0], []).append(result)
+    return "".join(section(HEADINGS.get(kind, kind), cases) for kind, cases in kinds.items())
 
 
-def page(book: Book, facts: Mapping[str, Any], failed: Sequence[str]) -> str:
+def section(heading: str, cases: Sequence[Result]) -> str:
+    """One table; contenders that take part in no case have no column, an empty cell says that one is left out."""
+    names = [*dict.fromkeys(name for case in cases for name in case.values)]
+    compared = OURS in names
+    rows = []
+    for case in cases:
+        note = f"<br>{'; '.join(case.notes)}" if case.notes else ""
+        cells = [cell(case, name) if name in case.values else "" for name in names]
+        rows.append([f"{case.title}{note}", case.unit, *cells, *([", ".join(ratios(case))] if compared else [])])
+    head = ["case", "unit", *names, *([f"{OURS} is"] if compared else [])]
+    return f"\n### {heading}\n\n{table(head, rows)}"
+
+
+def page(results: Mapping[str, Result], facts: Mapping[str, Any], failed: Sequence[str]) -> str:
     """The whole page."""
     machine = [
         [name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else _flat(value)]
@@ -112,9 +130,9 @@ def page(book: Book, facts: Mapping[str, Any], failed: Sequence[str]) -> str:
     ]
     faults = f"\nFailed: {'; '.join(failed)}\n" if failed else ""
     return (
-        f"{INTRODUCTION}\n## Goals\n\n{table(['goal', 'aim', 'measured', 'met'], goals(book.results))}"
+        f"{INTRODUCTION}\n## Goals\n\n{table(['goal', 'aim', 'measured', 'met'], goals(results))}"
         f"\n## Cases\n\nMedians, and half the distance between the least and the greatest of the rounds.\n{faults}"
-        f"{sections(book.results)}\n## Machine and settings\n\n{table(['what', 'value'], machine)}\n{RUN}"
+        f"{sections(results)}\n## Machine and settings\n\n{table(['what', 'value'], machine)}\n{RUN}"
     )
 
 
@@ -124,16 +142,32 @@ def _flat(value: Any) -> str:
 
 def write(book: Book, facts: Mapping[str, Any], failed: Sequence[str], folder: Path) -> None:
     """Goals on the terminal; README.md, results.svg and results.json into the folder."""
-    width = max([len(row[0]) for row in goals(book.results)], default=0)
+    reached = goals(book.results)
+    width = max((len(row[0]) for row in reached), default=0)
     print()
-    for text, aim, value, met in goals(book.results):
+    for text, aim, value, met in reached:
         print(f"{text:<{width}}  {aim:>15}  {value:>10}  {met.strip('*')}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(page(book, facts, failed), encoding="utf-8")
-    (folder / "results.svg").write_text(picture.draw(book.results), encoding="utf-8")
     written = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": facts, "failed": failed,
-        "goals": goals(book.results), "results": book.as_json(),
-    }  # fmt: skip
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": facts,
+        "failed": failed,
+        "goals": reached,
+        "results": [asdict(result) for result in book.results.values()],
+    }
     (folder / "results.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    draw(folder)
     print(f"\nwritten: {folder / 'README.md'}")
+
+
+def draw(folder: Path) -> None:
+    """Make the page and the picture of `results.json`: `python -m bench.report FOLDER`, without another run."""
+    written = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = {result["key"]: Result(**result) for result in written["results"]}
+    text = page(results, {"when": written["when"], **written["machine"]}, written["failed"])
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / "results.svg").write_text(picture.draw(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))
