@@ -3,6 +3,7 @@
 import time
 
 from bench import counting
+from bench.cases_single import PUBLISHERS, title
 from bench.measure import NAIVE, OURS, Book, Result, Size, percentile
 from bench.publisher import person
 from bench.publishers import Publishers
@@ -19,7 +20,7 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
     """Idle and at half load, in-app and with mail."""
     with (
         stand.own_sink() as sink,
-        Publishers(stand, 2) as publishers,
+        Publishers(stand, PUBLISHERS) as publishers,
         Workers(stand, "worker", beat=True, sink=sink),
         Workers(stand, "bench.naive", sink=sink),
     ):
@@ -32,8 +33,6 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
 
 def _half(book: Book, email: bool) -> dict[str, float]:
     """Half of what each did in this run."""
-    from bench.cases_single import title
-
     if not (found := book.results.get(f"single/running/{title(email)}")):
         return {}
     return {name: (found.median(name) or 0) / 2 for name in KINDS}
@@ -42,6 +41,8 @@ def _half(book: Book, email: bool) -> dict[str, float]:
 class _Latency:
     def __init__(self, stand: Stand, publishers: Publishers, sink: OwnSink, size: Size) -> None:
         self.stand, self.publishers, self.sink, self.size = stand, publishers, sink, size
+        self.rates: dict[str, float] = {}
+        """What the publishers came to, in the last round."""
 
     def compare(self, book: Book, load: str, email: bool, rates: dict[str, float]) -> None:
         """The contenders in turns; each round's p50 and p99."""
@@ -60,7 +61,7 @@ class _Latency:
                     result.counts[name] = count
         for result in results.values():
             if load != "idle":
-                result.notes.append(", ".join(f"{name} at {rate:,.0f} per second" for name, rate in rates.items()))
+                result.notes.append(", ".join(f"{name} at {rate:,.0f} per second" for name, rate in self.rates.items()))
             book.add(result)
 
     def notifications(self, name: str, count: int, rate: float, email: bool) -> list[float]:
@@ -68,7 +69,8 @@ class _Latency:
         self.stand.reset()
         self.sink.reset()
         db = self.stand.db if name == OURS else self.stand.naive_db
-        self.publishers.publish(KINDS[name], count, email=email, rate=rate, stamps=True)
+        first, last = self.publishers.publish(KINDS[name], count, email=email, rate=rate, stamps=True)
+        self.rates[name] = count / (last - first)
         began = self.publishers.stamps()
         counting.rows(db, count)
         if not email:

@@ -1,5 +1,6 @@
 """Where the workers' time goes: `--profile CASE` runs py-spy beside the case (`pip install py-spy`; often as root)."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def recording(stand: Stand, case: str | None, out: Path) -> Iterator[None]:
     if case is None:
         yield
         return
-    found = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin")
+    found = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if not found:
         raise SystemExit("py-spy is not installed: pip install py-spy")
     out.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ def test_the_smallest_run_gives_its_page_and_picture(tmp_path: Path) -> None:
     """Every contender has a number, the goals are judged, and all is written where it was asked for."""
     command = [sys.executable, "-m", "bench", "--tiny", "--only", "enqueue", "mail", "--out", str(tmp_path)]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200
     )
     assert 0 == done.returncode, done.stdout + done.stderr
     written = json.loads((tmp_path / "results.json").read_text())
