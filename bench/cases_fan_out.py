@@ -54,7 +54,8 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
                     if audience < LARGE:
                         fan_out.compare(book, size, audience, context, email)
                     else:
-                        fan_out.alone(book, ours, audience, context, email)
+                        smaller = max(other for other in size.fan_out if other < audience)
+                        fan_out.alone(book, ours, audience, smaller, context, email)
 
 
 class _FanOut:
@@ -87,14 +88,11 @@ class _FanOut:
         key = f"fan-out/{context}/{title(email)}/{audience}"
         book.add(turns(key, f"fan-out to {audience:,}, {context} context, {title(email)}", size, *contenders))
 
-    def alone(self, book: Book, ours: Workers, audience: int, context: str, email: bool) -> None:
+    def alone(self, book: Book, ours: Workers, audience: int, smaller: int, context: str, email: bool) -> None:
         """One round of ours, with the memory of the workers meanwhile."""
-        before = book.results[f"fan-out/{context}/{title(email)}/100000"].median(OURS) or 1
-        key, name = (
-            f"fan-out/{context}/{title(email)}/{audience}",
-            f"fan-out to {audience:,}, {context}, {title(email)}",
-        )
-        result = Result(key, name, "per second", counts={OURS: audience})
+        kind, name = f"fan-out/{context}/{title(email)}", f"fan-out to {audience:,}, {context} context, {title(email)}"
+        before = book.results[f"{kind}/{smaller}"].median(OURS) or 1
+        result = Result(f"{kind}/{audience}", name, "per second", counts={OURS: audience})
         if audience / before > PATIENCE:
             result.notes.append(f"left out: at {before:,.0f} per second it would take {audience / before:,.0f} s")
         else:

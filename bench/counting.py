@@ -10,7 +10,7 @@ from bench.publisher import person
 from bench.sinks import OwnSink, SmtpSink
 
 #: Seconds without any progress after which a case has failed.
-STUCK = 20
+STUCK = 60
 
 
 class Wrong(Exception):
