@@ -23,10 +23,10 @@ BROKEN := $(shell test ! -e $(VENV)/.made || $(BIN)/python -c "" 2>/dev/null || 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test chaos fuzz golden lint lock clean broken
+.PHONY: help demo up test bench bench-quick chaos fuzz golden lint lock clean broken
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run $(SERVER_REDIS) ## Show the whole way of a notification: one command, no servers needed
 	@$(BIN)/bellhop demo
@@ -42,6 +42,12 @@ fuzz: $(VENV)/.test $(SERVER_POSTGRES) ## Try 5,000 random queries of each kind 
 
 chaos: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Hurt a running system in every way, and count; ARGS="--only Redis --write FILE"
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+bench: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Measure against a hand-written worker and the floors: some minutes, on a quiet machine
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## The same in a minute, with small sizes
+	@$(BIN)/python -m bench --quick $(ARGS)
 
 golden: $(VENV)/.test ## Keep what the templates give now as right, after a change of texts; never in CI
 	@$(BIN)/python -m tests.test_golden
@@ -64,7 +70,7 @@ lock: $(VENV)/.lock ## Write requirements/*.txt anew; UPGRADE=--upgrade takes ne
 	@$(COMPILE) $(SAME_VERSIONS) $(UPGRADE) --group server-postgres -o requirements/server-postgres.txt
 
 clean: ## Remove .venv, caches and what the demo left
-	@rm -rf $(VENV) .bellhop build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .bellhop .benchmarks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find worker tests bench -name __pycache__ -type d -exec rm -rf {} + 2>/dev/null || true
 
 # The first Python that is new enough and can make a virtual environment. Each stamp below stands for one lock file.

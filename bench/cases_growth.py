@@ -1,0 +1,184 @@
+"""Curves, not points: what one more costs as the table grows, memory as work goes on, a long backlog of mails."""
+
+import statistics
+import time
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from bench import counting
+from bench.cases_fan_out import fill_directory
+from bench.cases_single import Single
+from bench.inbox_rows import fill
+from bench.measure import OURS, Book, Result, Size, timed
+from bench.publishers import Publishers
+from bench.servers import Stand, Workers
+from worker import inbox
+
+#: The recipient whose inbox stays the same as the table grows.
+STEADY = """
+INSERT INTO notifications (id, request_id, recipient_id, event_config_name, lang, lang_asked, title, text,
+    created_at, updated_at, seen_at)
+SELECT gen_random_uuid(), gen_random_uuid(), 'steady', 'mention', 'en', 'en', 'A title', 'A text',
+    now() - make_interval(mins => i), now(), CASE WHEN i > 50 THEN now() END
+FROM generate_series(1, 500) AS i
+"""
+FAN_OUT = 10_000
+MEMORY_STEPS = 10
+
+
+def measure(stand: Stand, size: Size, book: Book) -> None:
+    """The same work on tables of growing size."""
+    fill_directory(stand, (FAN_OUT,))
+    single = Result("growth/single", "single notifications, already queued, by rows in the table", "per second")
+    fan_out = Result("growth/fan-out", f"fan-out to {FAN_OUT:,}, by rows in the table", "per second")
+    count = Result("growth/unseen", "unseen count, by rows in the table", "ms", "less")
+    page = Result("growth/page", "first page, by rows in the table", "ms", "less")
+    results = (single, fan_out, count, page)
+    stand.keep = True
+    try:
+        for rows in size.growth:
+            stand.db.execute("TRUNCATE notifications, deliveries, requests")
+            fill(stand.url.replace("+psycopg", ""), rows)
+            stand.db.execute(STEADY)
+            measured = (*_work(stand, size), *_reads(stand))
+            for result, values in zip(results, measured, strict=True):
+                result.curve.append([rows, statistics.median(values)])
+                result.values[f"{rows:,} rows"] = values
+    finally:
+        stand.keep = False
+        stand.reset()
+    for result in results:
+        book.add(result)
+
+
+def _work(stand: Stand, size: Size) -> tuple[list[float], list[float]]:
+    """Singles and fan-outs per second."""
+    with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
+        bench = Single(stand, publishers)
+        queued = bench.queued(OURS, workers, False).run
+
+        def fan_out() -> float:
+            stand.reset()
+            began, _ = publishers.publish("group", FAN_OUT)
+            return bench.done(OURS, FAN_OUT, False) - began
+
+        queued(size.first), fan_out()
+        amount = max(size.first, min(10_000, int(size.first * size.seconds / queued(size.first))))
+        turns = [(amount / queued(amount), FAN_OUT / fan_out()) for _ in range(size.rounds)]
+    singles, fan_outs = zip(*turns, strict=True)
+    return [*singles], [*fan_outs]
+
+
+def _reads(stand: Stand) -> tuple[list[float], list[float]]:
+    """Milliseconds of an unseen count and of a first page."""
+    engine = create_engine(stand.url)
+    counts, pages = [], []
+    with Session(engine) as session:
+        for turn in range(220):
+            times = (
+                timed(lambda: inbox.unseen_count(session, "steady")),
+                timed(lambda: inbox.list(session, "steady")),
+            )
+            session.expunge_all()
+            if turn >= 20:
+                counts.append(1e3 * times[0])
+                pages.append(1e3 * times[1])
+    engine.dispose()
+    return [statistics.median(counts)], [statistics.median(pages)]
+
+
+def measure_memory(stand: Stand, size: Size, book: Book) -> None:
+    """Resident memory of the largest worker process, as notifications go through."""
+    step = max(audience for audience in size.fan_out if audience <= 100_000)
+    first = max(step // 10, 1)
+    fill_directory(stand, (first, step))
+    result = Result(
+        "memory", f"memory of the largest worker process over {MEMORY_STEPS * step:,} notifications", "MiB", "less"
+    )
+    with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
+        single, done = Single(stand, publishers), 0
+        for turn in range(MEMORY_STEPS + 1):
+            count = step if turn else first
+            stand.reset()
+            publishers.publish("many" if turn % 2 else "group", count)
+            single.done(OURS, count, False)
+            done += count
+            result.curve.append([done, max(workers.memory()) / 2**20])
+    result.values = {f"after {int(done):,}": [value] for done, value in (result.curve[0], result.curve[-1])}
+    book.add(result)
+
+
+def measure_events(stand: Stand, size: Size, book: Book) -> None:
+    """Single notifications with and without the events that Flower shows."""
+    from bench.measure import Contender, turns
+    from worker.client import connect
+
+    with Publishers(stand, 2) as publishers, Workers(stand, "worker", beat=True) as workers:
+        single, control = Single(stand, publishers), connect(stand.broker).control
+
+        def contender(name: str, switch: str) -> Contender:
+            def run(count: int) -> float:
+                getattr(control, switch)()
+                time.sleep(0.3)
+                return single.queued(OURS, workers, False).run(count)
+
+            return Contender(name, run, 200, 40_000)
+
+        both = contender("events on (default)", "enable_events"), contender("events off", "disable_events")
+        book.add(turns("events", "single notifications, already queued", size, *both))
+
+
+BACKLOG = """
+WITH made AS (
+    INSERT INTO notifications (id, request_id, recipient_id, event_config_name, lang, lang_asked, title, text,
+        created_at, updated_at)
+    SELECT gen_random_uuid(), gen_random_uuid(), 'r-' || lpad(i::text, 8, '0'), 'book_available', 'en', 'en', 'A title',
+        'A text', now(), now()
+    FROM generate_series(0, %(count)s::int - 1) AS i RETURNING id, recipient_id
+)
+INSERT INTO deliveries (id, notification_id, channel, address, parts, status, urgency, attempts, due_at, lease_until)
+SELECT gen_random_uuid(), id, 'email', recipient_id || '@example.org',
+    '{"subject": "A subject", "text": "A text", "html": "<p>A text</p>"}', 'pending', 1, 0,
+    now() - interval '1 day' + make_interval(secs => substr(recipient_id, 3)::int / 1000.0), now() - interval '1 day'
+FROM made
+"""
+#: Of mails sent so far, at most so far out of order: what all workers hold at once.
+ORDER = 20_000
+
+
+def measure_backlog(stand: Stand, size: Size, book: Book) -> None:
+    """Mails that are due, handed over by beat's task: a thousand at most, and as many as the largest fan-out."""
+    result = Result("backlog", "mails that were already due, by length of the backlog", "per second")
+    with Workers(stand, "worker", beat=True) as workers:
+        from worker.client import connect
+
+        app = connect(stand.broker)
+        largest = max(size.fan_out)
+        for backlog in (min(1_000, largest // 5), largest):
+            stand.reset()
+            stand.sink.reset()
+            stand.db.execute(BACKLOG.encode(), {"count": backlog})
+            stand.db.execute("ANALYZE deliveries, notifications")
+            app.send_task("notifications.dispatch_due", queue="maintenance", ignore_result=True)
+            began, goal = time.time(), min(backlog, 50_000)
+            while (sent := counting.counter(stand.db, "deliveries", "status = 'sent'")()) < goal:
+                if time.time() - began > max(30, 10 * size.seconds):
+                    break
+                time.sleep(0.1)
+            rate = sent / (time.time() - began)
+            result.values[f"{backlog:,} due"] = [rate]
+            result.curve.append([backlog, rate])
+            late = stand.db.execute(
+                "SELECT count(*) FROM deliveries WHERE status = 'sent' AND due_at > (SELECT min(due_at) "
+                "FROM deliveries WHERE status = 'pending') + make_interval(secs => %s / 1000.0)",
+                (ORDER,),
+            ).fetchone()
+            if late and late[0]:
+                result.notes.append(
+                    f"of {backlog:,} due, {late[0]:,} went more than {ORDER:,} places before their turn"
+                )
+            result.notes.append(f"{max(workers.memory()) / 2**20:.0f} MiB in the largest process with {backlog:,} due")
+            stand.db.execute("UPDATE deliveries SET status = 'skipped' WHERE status IN ('pending', 'sending')")
+            time.sleep(1)
+    book.add(result)

@@ -1,0 +1,121 @@
+"""Taking turns: every contender once in each round, several rounds, medians and spread."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+#: What begins with the first one's name is ours as well.
+OURS, NAIVE, NAIVE_FAN, DECENT = "Bellhop", "hand-written", "hand-written fan-out", "decent fan-out"
+FLOOR = "floor"
+
+#: What always does so many needs no turn that is not counted.
+LARGE = 10_000
+
+
+@dataclass
+class Size:
+    """How much is done."""
+
+    first: int
+    """The most in a first turn, which is not counted."""
+    rounds: int
+    """Turns of each contender."""
+    seconds: float
+    """About how long each turn takes."""
+    fan_out: tuple[int, ...]
+    """Recipients of the fan-outs."""
+    processes: tuple[int, ...]
+    """Pool processes of the workers."""
+    table: int
+    """Rows of the large table for the purge and the inbox."""
+    growth: tuple[int, ...]
+    """Rows of the growing table."""
+
+
+@dataclass
+class Contender:
+    """`run` does the work so many times, checks that it is all there, and gives the seconds that it took."""
+
+    name: str
+    run: Callable[[int], float]
+    start: int = 100
+    """How many in the first turn, which is not counted; later turns take as many as the time allows."""
+    most: int = 100_000
+
+
+@dataclass
+class Result:
+    """One case."""
+
+    key: str
+    title: str
+    unit: str
+    better: str = "more"
+    values: dict[str, list[float]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    curve: list[list[float]] = field(default_factory=list)
+
+    def median(self, name: str) -> float | None:
+        """The contender's median."""
+        return statistics.median(self.values[name]) if self.values.get(name) else None
+
+    def spread(self, name: str) -> float:
+        """The distance between the least and the greatest, as a share of the median."""
+        values = self.values[name]
+        middle = statistics.median(values)
+        return (max(values) - min(values)) / middle if middle else 0.0
+
+    def times(self, name: str, other: str) -> float | None:
+        """How many times better `name` is than `other`."""
+        mine, theirs = self.median(name), self.median(other)
+        if not mine or not theirs:
+            return None
+        return mine / theirs if self.better == "more" else theirs / mine
+
+
+class Book:
+    """All results, in order."""
+
+    def __init__(self, show: Callable[[Result], None]) -> None:
+        self.results: dict[str, Result] = {}
+        self.show = show
+
+    def add(self, result: Result) -> Result:
+        """Keep and show it."""
+        self.results[result.key] = result
+        self.show(result)
+        return result
+
+
+def turns(key: str, title: str, size: Size, *contenders: Contender, unit: str = "per second") -> Result:
+    """Let the contenders take turns; gives how many per second."""
+    result = Result(key, title, unit)
+    amounts = {}
+    for one in contenders:
+        if one.start == one.most >= LARGE:
+            amounts[one.name] = one.most
+            continue
+        start = one.start if one.start == one.most else min(one.start, size.first)
+        taken = max(one.run(start), 1e-6)
+        amounts[one.name] = max(start, min(one.most, int(start / taken * size.seconds)))
+    result.counts = amounts
+    for _ in range(size.rounds):
+        for one in contenders:
+            count = amounts[one.name]
+            result.values.setdefault(one.name, []).append(count / one.run(count))
+    return result
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that so many stay below."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

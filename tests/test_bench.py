@@ -1,0 +1,30 @@
+"""The benchmarks still run: their smallest form, on servers of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_smallest_run_gives_its_page_and_picture(tmp_path: Path) -> None:
+    """Every contender has a number, the goals are judged, and all is written where it was asked for."""
+    command = [sys.executable, "-m", "bench", "--tiny", "--only", "enqueue", "mail", "--out", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+    written = json.loads((tmp_path / "results.json").read_text())
+    cases = {result["key"]: result["values"] for result in written["results"]}
+    assert {"enqueue/one", "enqueue/many", "mail/near", "mail/far"} == set(cases)
+    for key, values in cases.items():
+        assert {"Bellhop", "hand-written"} <= set(values), key
+        assert all(rate > 0 for rates in values.values() for rate in rates), key
+    page = (tmp_path / "README.md").read_text()
+    assert "| publishing many distinct requests: times delay() in a loop | at least 40 |" in page
+    assert "fsync=on, synchronous_commit=on" in page
+    words = " ".join(ElementTree.parse(tmp_path / "results.svg").getroot().itertext())
+    assert "enqueue many" in words
