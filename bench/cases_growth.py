@@ -38,7 +38,7 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
     stand.keep = True
     try:
         for rows in size.growth:
-            stand.db.execute("TRUNCATE notifications, deliveries, requests")
+            stand.db.execute("TRUNCATE notifications, deliveries, requests CASCADE")
             fill(stand.url.replace("+psycopg", ""), rows)
             stand.db.execute(STEADY)
             measured = (*_work(stand, size), *_reads(stand))

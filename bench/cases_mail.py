@@ -58,7 +58,7 @@ class _Mail:
 
     def ours(self, count: int) -> None:
         """As a delivery does: parts that were rendered before."""
-        outcomes = [outcome.verdict for outcome in self.channel.send(self.parcels(count))]
+        outcomes = [one.verdict for told in self.channel.send(self.parcels(count)) for one in told]
         if outcomes != [Verdict.SENT] * count:
             raise counting.Wrong(f"mails: {outcomes.count(Verdict.SENT):,} of {count:,} sent")
 

@@ -120,7 +120,7 @@ class Stand:
             self.db.execute("DELETE FROM notifications WHERE recipient_id LIKE 'r-%'")
             self.db.execute("TRUNCATE requests")
         else:
-            self.db.execute("TRUNCATE notifications, deliveries, requests, attachments")
+            self.db.execute("TRUNCATE notifications, deliveries, requests, attachments, contents CASCADE")
         self.naive_db.execute("TRUNCATE notifications")
         for client in self.clients.values():
             client.delete(*QUEUES)

@@ -71,9 +71,10 @@ def create(*, request: Any) -> dict[str, int]:
 def _gather() -> Gathered:
     """Not for a message that may have killed its worker: that one runs alone."""
     limit = get_settings().create_gather
-    if not limit or not current_task or current_task.request.called_directly or _redelivered():
+    message = current_task.request if current_task else None
+    if not limit or not message or message.called_directly or message.is_eager or _redelivered():
         return Gathered()
-    return gather(app, current_task.request.delivery_info["routing_key"], current_task.name, limit)
+    return gather(app, message.delivery_info["routing_key"], current_task.name, limit)
 
 
 def _create_together(own: NotificationRequest, gathered: Gathered) -> Created:
