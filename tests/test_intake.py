@@ -117,7 +117,7 @@ def test_a_redelivered_message_that_lives_leaves_nothing() -> None:
 
 
 def test_a_worker_that_lives_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often the database goes away in the middle of a batch, nothing is given up for it."""
+    """However often the database fails in the middle of a batch, and in how many workers, nothing is given up for it."""
     enqueue(ask("a"), ask("b"))
     away = OperationalError("SELECT", {}, Exception("server closed the connection"))
     with monkeypatch.context() as patch:
@@ -125,14 +125,16 @@ def test_a_worker_that_lives_is_no_death(monkeypatch: pytest.MonkeyPatch) -> Non
         for _ in range(4):
             with pytest.raises(OperationalError):
                 take()
+            under_way._survived.clear()  # the next one is another process
     with monkeypatch.context() as patch:
         patch.setattr(creating, "write", _raises(away))
         for _ in range(4):
             with pytest.raises(OperationalError):
                 message([ask("c")])
+            under_way._survived.clear()
     assert 2 == take()
     assert ({"a", "b"}, {}) == (set(by_recipient()), failed())
-    assert [] == [row for row in rows(UnderWay) if row.id not in under_way._survived]
+    assert [] == rows(UnderWay)
 
 
 def _raises(error: Exception) -> Callable[..., Any]:

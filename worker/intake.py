@@ -79,7 +79,7 @@ def _alone(begin: Transaction, create: Create, request: NotificationRequest, end
     except ends:
         raise
     except UNAVAILABLE:
-        under_way.survive(line)
+        under_way.survive(begin, line)
         raise
     except Exception:
         _cross_out(begin, request.id)
@@ -184,5 +184,5 @@ def _held(
         raise
     except Exception:
         if line:
-            under_way.survive(line)
+            under_way.survive(begin, line)
         raise

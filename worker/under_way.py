@@ -12,14 +12,14 @@ from uuid import UUID
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
-from worker.database import SQLITE_BUSY_SECONDS, Transaction
+from worker.database import SQLITE_BUSY_SECONDS, UNAVAILABLE, Transaction
 from worker.ids import uuid7
 from worker.models import UnderWay
 
 #: After this long a line tells nothing any more.
 FORGET_AFTER = timedelta(days=1)
 
-#: Lines of this process's batches that broke, while their worker lived; deleted with the next one that is written.
+#: Lines of this process's batches that broke when the database was away; deleted with the next one that is written.
 _survived: set[UUID] = set()
 
 
@@ -42,9 +42,16 @@ def end(session: Session, line: UUID) -> None:
     session.execute(delete(UnderWay).where(UnderWay.id == line))
 
 
-def survive(line: UUID) -> None:
-    """A batch was rolled back while its worker lives: its line goes when there is an occasion."""
-    _survived.add(line)
+def survive(begin: Transaction, line: UUID) -> None:
+    """A batch was rolled back while its worker lives: its line goes, for other workers would take it for a death.
+
+    Where the database is away, it goes with the next one that is written.
+    """
+    try:
+        with begin() as session:
+            end(session, line)
+    except UNAVAILABLE:
+        _survived.add(line)
 
 
 def deaths(session: Session, ids: Collection[UUID], *, but: UUID | None = None) -> Counter[UUID]:
