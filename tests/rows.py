@@ -8,7 +8,8 @@ from sqlalchemy import func, select, update
 
 from worker.database import transaction, utcnow
 from worker.ids import uuid7
-from worker.models import Base, Delivery, Notification
+from worker.models import Delivery, Notification
+from worker.tables import Base
 
 #: Some moment long past.
 THEN = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -17,8 +17,9 @@ from worker.create import Created
 from worker.database import get_engine, transaction
 from worker.ids import uuid7
 from worker.inbox import Page
-from worker.models import Base, Notification
+from worker.models import Notification
 from worker.request import NotificationRequest
+from worker.tables import Base
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)

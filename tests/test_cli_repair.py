@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from tests.rows import ago, change_delivery, get_delivery, put_deliveries
 from tests.store import NOW, ask, create, enqueue, rows
-from worker import failed, intake, recipients, tasks
+from worker import failed, handover, intake, recipients
 from worker.channels import Outcome, Verdict
 from worker.claims import claim
 from worker.cli import cli
@@ -31,7 +31,7 @@ MAILED = {"id": "paul", "email": "paul.atreides@example.org"}
 def woken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tasks that the commands publish."""
     published: list[str] = []
-    monkeypatch.setattr(tasks, "publish", lambda name, **_: published.append(name))
+    monkeypatch.setattr(handover, "publish", lambda name, **_: published.append(name))
     return published
 
 

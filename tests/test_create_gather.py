@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, text
 from tests.servers import RedisTestServer, wait_until
 from tests.store import rows
 from tests.workers import foreign_app, running_worker
-from worker import pending, tasks
+from worker import handover, pending, tasks
 from worker.errors import IdempotencyConflict, UnknownEvent
 from worker.gather import Gathered, TaskMessage
 from worker.ids import uuid7
@@ -34,7 +34,7 @@ class Taken:
             (str(number), TaskMessage(str(uuid7()), {"request": request})) for number, request in enumerate(requests)
         ]
         monkeypatch.setattr(tasks, "_gather", lambda: Gathered(self, messages))
-        monkeypatch.setattr(tasks, "publish", lambda *_args, **_kwargs: True)
+        monkeypatch.setattr(handover, "publish", lambda *_args, **_kwargs: True)
 
     def ack(self, tags: Any) -> None:
         self.done["ack"] += tags

@@ -20,7 +20,8 @@ from tests.store import NOW, ask, create, put, rows, undone
 from worker import database
 from worker.database import VERSION_TABLE, make_engine, transaction, upgrade
 from worker.errors import InvalidSettings, SchemaOutdated
-from worker.models import Base, Notification, Recipient
+from worker.models import Notification, Recipient
+from worker.tables import Base
 
 EmptyUrls = Callable[[], str]
 

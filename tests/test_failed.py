@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError
 from tests.rows import ago
 from tests.store import NOW, ask, create, rows
 from worker import create as creating
-from worker import failed, purge, recipients, tasks
+from worker import failed, handover, purge, recipients, tasks
 from worker.database import transaction
 from worker.errors import (
     IdempotencyConflict,
@@ -32,7 +32,7 @@ BROKEN = "BROKEN CANARY"
 @pytest.fixture(autouse=True)
 def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is handed over: what is due waits for beat."""
-    monkeypatch.setattr(tasks, "publish", lambda *_, **__: False)
+    monkeypatch.setattr(handover, "publish", lambda *_, **__: False)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from worker import tasks
+from worker import handover
 from worker.celery import app
 from worker.database import transaction
 from worker.errors import InvalidRequest
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("catalogue", "postgres_engine")
 def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the tasks would publish stays unpublished."""
     app.loader.import_default_modules()
-    monkeypatch.setattr(tasks, "publish", lambda *_, **__: True)
+    monkeypatch.setattr(handover, "publish", lambda *_, **__: True)
 
 
 def test_every_message_of_this_version_is_understood() -> None:

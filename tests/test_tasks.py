@@ -14,7 +14,7 @@ from tests.rows import THEN, ago, put_deliveries, put_notifications
 from tests.servers import RedisTestServer, free_port
 from tests.store import rows
 from worker import celery as root
-from worker import directory_tasks, inbox_tasks, recipients, tasks
+from worker import directory_tasks, handover, inbox_tasks, recipients, tasks
 from worker.celery import make_app
 from worker.database import transaction, utcnow
 from worker.dispatch import take_due
@@ -41,7 +41,7 @@ def broker(redis: RedisTestServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         client.flushall()
     app = make_app(Settings(broker_url=redis.url))
     root.app.set_current()
-    monkeypatch.setattr(tasks, "app", app)
+    monkeypatch.setattr(handover, "app", app)
     yield app
     app.close()
 
@@ -141,13 +141,13 @@ def test_no_more_is_handed_over_than_workers_take(broker: Celery, configure: Con
     """A backlog stays in the database while messages wait; a full batch that is done makes room for the next."""
     configure(DELIVER_BATCH=2, SMTP_URL=f"smtp://127.0.0.1:{free_port()}?tls=none")
     put_deliveries(100)
-    most = 2 * tasks.DISPATCH_AHEAD
+    most = 2 * handover.DISPATCH_AHEAD
     assert [{"deliveries": most}, {"deliveries": 0}] == [tasks.dispatch_due(), tasks.dispatch_due()]
     first, *others = published(broker, "email")
-    assert tasks.DISPATCH_AHEAD == 1 + len(others)
+    assert handover.DISPATCH_AHEAD == 1 + len(others)
     done = tasks.deliver(**first[1])
     assert 2 == done["later"] + done["given_back"]
-    assert tasks.DISPATCH_AHEAD == len(published(broker, "email"))
+    assert handover.DISPATCH_AHEAD == len(published(broker, "email"))
 
 
 def test_a_purge_that_runs_out_of_time_goes_on(broker: Celery, configure: Configure) -> None:
@@ -185,8 +185,8 @@ def test_the_broker_away_loses_nothing(monkeypatch: pytest.MonkeyPatch, caplog: 
     """The rows are committed, the failed hand-over is logged without ids or addresses, and beat finds them later."""
     app = make_app(Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0"))
     root.app.set_current()
-    monkeypatch.setattr(tasks, "app", app)
-    with caplog.at_level(logging.WARNING, "worker.tasks"):
+    monkeypatch.setattr(handover, "app", app)
+    with caplog.at_level(logging.WARNING, "worker.handover"):
         assert 1 == tasks.create(request=wire(MAILED))["deliveries"]
     app.close()
 

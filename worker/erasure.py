@@ -14,7 +14,6 @@ from worker.directory import as_dict, groups, is_table
 from worker.ids import uuid7
 from worker.models import (
     Attempt,
-    Base,
     Delivery,
     Erasure,
     GroupMember,
@@ -25,6 +24,7 @@ from worker.models import (
     Suppression,
 )
 from worker.rows import locked
+from worker.tables import Base
 
 #: Waiting requests looked at in one go.
 _AT_ONCE = 500

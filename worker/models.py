@@ -1,60 +1,17 @@
 """The tables. The notification row is the in-app delivery; the delivery row is the outbox."""
 
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, Uuid
-from sqlalchemy import text as sql
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from worker.tables import Base, Json, partial_index
+from worker.tables import UtcDateTime as UtcDateTime  # migrations name it by this module
 
 #: An event's priority as the column that deliveries are taken in order of: the lower goes first.
 URGENCY = {"high": 0, "normal": 1}
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware moment in UTC. SQLite has no time zones: there it is kept as naive UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To the database; a naive time is a programming error."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a naive time: times are aware everywhere")
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From the database."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-
-
-class Base(DeclarativeBase):
-    """What the tables share: names of constraints, and columns by Python type."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar = {datetime: UtcDateTime, UUID: Uuid, dict[str, Any]: Json}
-
-
-def _partial_index(name: str, *columns: str, where: str, unique: bool = False, **options: Any) -> Index:
-    return Index(name, *columns, unique=unique, postgresql_where=sql(where), sqlite_where=sql(where), **options)
 
 
 #: The order of an inbox.
@@ -100,10 +57,10 @@ class Notification(Base):
 
     __table_args__ = (
         Index("ix_notifications_inbox", *_PLACE, postgresql_include=_CARRIED),
-        _partial_index("ix_notifications_unseen", *_PLACE, where="seen_at IS NULL", postgresql_include=_CARRIED),
-        _partial_index("ix_notifications_thread", *_THREAD, where="parent_id IS NOT NULL"),
-        _partial_index("ix_notifications_purge", "updated_at", where="seen_at IS NOT NULL"),
-        _partial_index(
+        partial_index("ix_notifications_unseen", *_PLACE, where="seen_at IS NULL", postgresql_include=_CARRIED),
+        partial_index("ix_notifications_thread", *_THREAD, where="parent_id IS NOT NULL"),
+        partial_index("ix_notifications_purge", "updated_at", where="seen_at IS NOT NULL"),
+        partial_index(
             "ix_notifications_object", "object_type", "object_id", "recipient_id", where="object_id IS NOT NULL"
         ),
         Index("ix_notifications_request", "request_id", "recipient_id"),
@@ -142,9 +99,9 @@ class Delivery(Base):
     sent_at: Mapped[datetime | None]
 
     __table_args__ = (
-        _partial_index("ix_deliveries_due", "channel", "urgency", "due_at", where="status = 'pending'"),
-        _partial_index("ix_deliveries_claimed", "lease_until", where="status = 'sending'"),
-        _partial_index("ix_deliveries_failed", "due_at", where="status IN ('failed', 'unknown')"),
+        partial_index("ix_deliveries_due", "channel", "urgency", "due_at", where="status = 'pending'"),
+        partial_index("ix_deliveries_claimed", "lease_until", where="status = 'sending'"),
+        partial_index("ix_deliveries_failed", "due_at", where="status IN ('failed', 'unknown')"),
     )
 
 
@@ -213,10 +170,10 @@ class Request(Base):
     created_at: Mapped[datetime]
 
     __table_args__ = (
-        _partial_index("uq_requests_key", "idempotency_key", where="idempotency_key IS NOT NULL", unique=True),
-        _partial_index("ix_requests_pending", "bulk", "created_at", where="status = 'pending'"),
-        _partial_index("ix_requests_failed", "created_at", where="status = 'failed'"),
-        _partial_index("ix_requests_asked", "request_id", where="request_id IS NOT NULL"),
+        partial_index("uq_requests_key", "idempotency_key", where="idempotency_key IS NOT NULL", unique=True),
+        partial_index("ix_requests_pending", "bulk", "created_at", where="status = 'pending'"),
+        partial_index("ix_requests_failed", "created_at", where="status = 'failed'"),
+        partial_index("ix_requests_asked", "request_id", where="request_id IS NOT NULL"),
         Index("ix_requests_created_at", "created_at"),
     )
 

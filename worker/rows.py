@@ -29,7 +29,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NULLTYPE
 
-from worker.models import Base, Notification
+from worker.models import Notification
+from worker.tables import Base
 
 #: Values bound in one IN list; SQLite's limit is 32,766 variables.
 CHUNK = 10_000

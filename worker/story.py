@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from worker import contents
 from worker.channels.mime import message_id
-from worker.models import Attempt, Base, Delivery, Notification, PurgeRun, Request, Suppression
+from worker.models import Attempt, Delivery, Notification, PurgeRun, Request, Suppression
 from worker.settings import get_settings
+from worker.tables import Base
 
 #: Notifications of one request that are told in full.
 SHOWN = 20

@@ -1,4 +1,4 @@
-"""Celery shells around the use cases: names, queues, what is handed over after the commit."""
+"""Celery shells around the use cases: the tasks' names, arguments and results."""
 
 import logging
 import time
@@ -8,25 +8,24 @@ from typing import Any
 from uuid import UUID
 
 from celery import current_task
-from celery.exceptions import OperationalError as PublishError
 from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
 from worker import deliver as delivering
-from worker import dispatch, failed, intake, pending
+from worker import failed, intake, pending
 from worker import fan_out as fanning
 from worker import purge as purging
 from worker import retract as retracting
 from worker.celery import app, task
-from worker.client import CONFIRM_SECONDS
 from worker.create import Created
 from worker.database import transaction, utcnow
 from worker.errors import InvalidRequest, PartlyRefused, describe
 from worker.failed import Failure
 from worker.gather import Gathered, TaskMessage, gather
+from worker.handover import hand_over, hand_over_due, publish, wake_bulk, wake_pending
 from worker.ids import derive
-from worker.models import URGENCY, Heartbeat
+from worker.models import Heartbeat
 from worker.recipients import audiences
 from worker.request import NotificationRequest
 from worker.rows import upsert_rows
@@ -38,20 +37,10 @@ log = logging.getLogger(__name__)
 PENDING_BATCH = 1_000
 #: Recipients told in one transaction of gathered messages.
 GATHERED_RECIPIENTS = 20_000
-#: Messages that may wait in an email queue before due deliveries stay in the database instead.
-DISPATCH_AHEAD = 16
-#: Batches that what is handed over at once is cut into, so that several workers share it, as far as it is worth it.
-SHARES = 4
-LEAST_BATCH = 50
 #: What ends a task, whatever request it has in hand.
 ENDS = (SoftTimeLimitExceeded,)
-#: Email queue by urgency.
-EMAIL_QUEUES = {URGENCY["high"]: "email_high", URGENCY["normal"]: "email"}
-
 #: Seconds after which a wake-up gives way to a new one, so that it never nears the time limit.
 PENDING_BUDGET = 60
-#: Wake-ups published for each step of a fan-out, so that so many workers create its pages at once.
-FAN_OUT_WAKES = 8
 
 
 @task("notifications.create", keep_request=True)
@@ -108,7 +97,7 @@ def _create_together(own: NotificationRequest, gathered: Gathered) -> Created:
         if back:
             gathered.give_back(*back)
         gathered.ack()
-    _wake_bulk(result)
+    wake_bulk(result.fan_outs + result.pages)
     if not done or own.id in result.refused:
         return _create([own])
     result.refused.clear()
@@ -171,7 +160,7 @@ def _create(asked: Sequence[NotificationRequest]) -> Created:
 
     created = intake.take_messages(transaction, once, asked, redelivered=_redelivered(), ends=ENDS)
     hand_over(created.due)
-    _wake_bulk(created)
+    wake_bulk(created.fan_outs + created.pages)
     return created
 
 
@@ -188,7 +177,7 @@ def create_pending(*, bulk: bool = False) -> dict[str, int]:
         taken = 0
         for count, created in intake.take_waiting(transaction, limit=limit, bulk=bulk, ends=ENDS):
             hand_over(created.due)
-            _wake_bulk(created)
+            wake_bulk(created.fan_outs + created.pages)
             taken += count
         done += taken
         if not taken:
@@ -208,19 +197,8 @@ def fan_out(*, request: Any) -> dict[str, int]:
     created = intake.take_messages(transaction, begin, [_parse(request)], redelivered=_redelivered(), ends=ENDS)
     for error in created.refused.values():
         raise error
-    _wake_bulk(created)
+    wake_bulk(created.fan_outs + created.pages)
     return {"fan_outs": created.fan_outs}
-
-
-def _wake_bulk(created: Created) -> None:
-    """Have a fan-out cut by somebody, and the pages created by as many as there are."""
-    for _ in range(min(created.fan_outs + created.pages, FAN_OUT_WAKES)):
-        wake_pending(bulk=True)
-
-
-def wake_pending(*, bulk: bool) -> None:
-    """Have waiting requests created soon; beat does the same for a wake-up that gets lost."""
-    publish("notifications.create_pending", queue="bulk" if bulk else None, bulk=bulk)
 
 
 @task("notifications.deliver", internal=True)
@@ -229,14 +207,14 @@ def deliver(*, delivery_ids: list[UUID]) -> dict[str, int]:
     done = delivering.deliver(transaction, delivery_ids)
     if len(delivery_ids) >= get_settings().deliver_batch:
         # There is a backlog: it goes on at the workers' pace, not at beat's.
-        _hand_over_due()
+        hand_over_due()
     return {name: getattr(done, name) for name in ("sent", "later", "failed", "skipped", "given_back")}
 
 
 @task("notifications.dispatch_due", internal=True)
 def dispatch_due() -> dict[str, int]:
     """Hand over what is due or was abandoned, and wake the creation of requests that nobody took."""
-    deliveries = _hand_over_due()
+    deliveries = hand_over_due()
     with transaction() as session:
         waiting = [bulk for bulk in (False, True) if pending.has_pending(session, bulk=bulk)]
     for bulk in waiting:
@@ -244,29 +222,6 @@ def dispatch_due() -> dict[str, int]:
     with transaction() as session:
         upsert_rows(session, Heartbeat, [{"name": "dispatch_due", "at": utcnow()}], ["name"])
     return {"deliveries": deliveries}
-
-
-def _hand_over_due() -> int:
-    """Hand over what is due, as far as the workers are not behind with what they have."""
-    room = {urgency: DISPATCH_AHEAD - _waiting(queue) for urgency, queue in EMAIL_QUEUES.items()}
-    due: dict[int, list[UUID]] = {}
-    with transaction() as session:
-        for urgency, messages in room.items():
-            due |= dispatch.take_due(session, utcnow(), messages * get_settings().deliver_batch, [urgency])
-    hand_over(due)
-    return sum(map(len, due.values()))
-
-
-def _waiting(queue: str) -> int:
-    """How many messages wait in a queue; where the broker does not tell, as many as may."""
-    with app.connection_or_acquire() as connection:
-        try:
-            with connection.channel() as channel:
-                return int(app.amqp.queues[queue].bind(channel).queue_declare(passive=True).message_count)
-        except connection.channel_errors:
-            return 0  # Redis has no empty lists
-        except connection.connection_errors:
-            return DISPATCH_AHEAD
 
 
 @task("notifications.purge_seen")
@@ -303,28 +258,3 @@ def cancel(*, id: UUID | None = None, idempotency_key: str | None = None) -> dic
     """Take a request back as far as it has not happened: what waits, is not yet visible or not yet sent."""
     with transaction() as session:
         return asdict(retracting.cancel(session, id=id, idempotency_key=idempotency_key, now=utcnow()))
-
-
-def hand_over(due: dict[int, list[UUID]]) -> None:
-    """Publish deliveries in batches that several workers share, urgent ones to their own queue.
-
-    If the broker is away, beat finds them.
-    """
-    most = get_settings().deliver_batch
-    for urgency, ids in sorted(due.items()):
-        size = min(most, max(LEAST_BATCH, len(ids) // SHARES))
-        for start in range(0, len(ids), size):
-            batch = [str(id) for id in ids[start : start + size]]
-            if not publish("notifications.deliver", queue=EMAIL_QUEUES[urgency], delivery_ids=batch):
-                return
-
-
-def publish(name: str, queue: str | None = None, **kwargs: Any) -> bool:
-    """Publish a task that goes on with committed work; says whether the broker took it. If not, beat finds the work."""
-    try:
-        # Without `ignore_result` Celery would subscribe to a result that nobody stores.
-        app.send_task(name, kwargs=kwargs, queue=queue, ignore_result=True, confirm_timeout=CONFIRM_SECONDS)
-    except PublishError:
-        log.warning("the broker could not be reached; what is due waits for beat")
-        return False
-    return True

@@ -201,14 +201,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _wake(done: Replayed, of_requests: bool) -> None:
     """Have it done at once; where the broker is away, beat finds it."""
-    from worker import tasks
+    from worker import handover
 
     if done.back and not of_requests:
-        tasks.publish("notifications.dispatch_due")
+        handover.publish("notifications.dispatch_due")
     if done.back and of_requests:
-        tasks.wake_pending(bulk=False)
+        handover.wake_pending(bulk=False)
     if done.bulk:
-        tasks.wake_pending(bulk=True)
+        handover.wake_pending(bulk=True)
 
 
 def _say(done: Replayed, of_requests: bool) -> None:

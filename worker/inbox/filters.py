@@ -13,7 +13,8 @@ from typing_extensions import TypedDict  # pydantic reads typing's from Python 3
 
 from worker import cql
 from worker.errors import InvalidRequest
-from worker.models import Notification, UtcDateTime
+from worker.models import Notification
+from worker.tables import UtcDateTime
 
 #: Characters of a text search, and words in it.
 MAX_SEARCH = 200

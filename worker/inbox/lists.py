@@ -14,7 +14,8 @@ from worker.inbox import quick
 from worker.inbox.filters import Filters, Narrowed, Shape, condition_of, narrow
 from worker.inbox.items import COLUMNS, Item
 from worker.inbox.pages import Page, decode, encode, passed_over
-from worker.models import Notification, UtcDateTime
+from worker.models import Notification
+from worker.tables import UtcDateTime
 
 Order = Literal["desc", "asc"]
 

@@ -9,7 +9,8 @@ from sqlalchemy import Dialect, Select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from worker.models import Notification, UtcDateTime
+from worker.models import Notification
+from worker.tables import UtcDateTime
 
 
 def rows(session: Session, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:

@@ -3,11 +3,11 @@
 from alembic import context
 
 from worker.database import VERSION_TABLE
-from worker.models import Base
+from worker.models import Notification
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    target_metadata=Notification.metadata,
     version_table=VERSION_TABLE,
     render_as_batch=True,
     user_module_prefix="models.",
