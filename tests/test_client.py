@@ -361,7 +361,6 @@ asyncio.run(main(*sys.argv[1:]))
 
 def test_an_async_session_serves_as_well(postgres_engine: Engine, app: Celery, broker_url: str) -> None:
     """The request rides in its transaction; the wake-up follows the commit, and is out before the process ends."""
-    pytest.importorskip("greenlet")
     url = postgres_engine.url.render_as_string(hide_password=False)
     subprocess.run([sys.executable, "-c", ASYNC, url, broker_url], check=True, timeout=60)
     assert [["kept"]] == [(row.payload or {})["to"] for row in rows(postgres_engine)]
