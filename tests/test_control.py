@@ -16,6 +16,7 @@ from worker.database import transaction, utcnow
 from worker.deliver import Delivered
 from worker.ids import uuid7
 from worker.models import ChannelState, Delivery
+from worker.settings import get_settings
 
 #: The breaker opens at the second failure, for so long that no test waits it out.
 BREAKER = {"BREAKER_FAILURES": 2, "RETRY_BASE_SECONDS": 100, "BREAKER_MAX_SECONDS": 1000}
@@ -144,6 +145,23 @@ def test_a_probe_that_tells_nothing_lets_the_next_try(configure: Configure) -> N
     change_delivery(good, due_at=ago(seconds=1))
     assert Delivered(failed=1) == send([refused, good], {"rcpt": "550 5.1.1 who?"}, configure)[0]
     assert Delivered(sent=1) == send([good], {}, configure)[0]
+
+
+def test_a_probe_that_is_not_tried_lets_the_next_try(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a rate without a free slot nor a stopping worker keeps the channel cut off for as long as a lease."""
+    [id] = put_deliveries()
+    configure(EMAIL_RATE_PER_SECOND=10)
+    ahead = get_settings().dispatch_every_seconds + control.AHEAD + 1
+    hold(failures=2, opened=1, open_until=ago(seconds=1), next_free_at=utcnow() + timedelta(seconds=ahead))
+    assert Delivered(given_back=1) == send([id], {}, configure)[0]
+    assert (state().open_until or utcnow()) <= utcnow()
+
+    configure(EMAIL_RATE_PER_SECOND=0)
+    answers = iter([False])
+    monkeypatch.setattr(delivering, "stopping", lambda: next(answers, True))
+    assert Delivered(given_back=1) == send([id], {}, configure)[0]
+    assert (state().open_until or utcnow()) <= utcnow()
+    assert ("pending", 0) == (get_delivery(id).status, get_delivery(id).attempts)
 
 
 def test_failures_that_are_not_in_a_row_do_not_open(configure: Configure) -> None:

@@ -7,16 +7,20 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.orm import Session
 
-from tests.rows import THEN, put_notifications
+from tests.rows import THEN, put_deliveries, put_notifications
 from tests.servers import wait_until
 from tests.store import LATER, ask, by_recipient, enqueue, put, rows
 from worker import inbox, pending, recipients, retract
-from worker.database import transaction
+from worker.channels import Outcome, Verdict
+from worker.claims import claim
+from worker.database import UNAVAILABLE, transaction, utcnow
+from worker.deliver import _persist
 from worker.ids import uuid7
-from worker.models import Notification
+from worker.models import Delivery, Notification
+from worker.outcomes import record
 from worker.purge import Purged, purge_seen
 
 #: Some ninety days after THEN: the default retention has just ended.
@@ -111,3 +115,42 @@ def test_a_taker_passes_over_what_another_has_in_hand() -> None:
         second.execute(text("SET LOCAL lock_timeout = '5s'"))
         taken = [pending.create_pending(one, now=LATER, limit=3)[0] for one in (first, second)]
     assert ([3, 1], 4) == (taken, len(by_recipient()))
+
+
+def test_a_record_and_a_removal_that_wait_for_each_other_both_end(postgres_engine: Engine) -> None:
+    """Emails are recorded in the order of their outcomes, removed in that of their notifications: one tries again."""
+    ids = put_deliveries(2)
+    with transaction() as session:
+        claimed, _skipped = claim(session, ids, utcnow(), utcnow() + timedelta(minutes=5))
+    by_place = {one.id: one for one in claimed}
+    last, first = by_place[ids[1]], by_place[ids[0]]
+    about = [row.notification_id for row in rows(Delivery)]
+    tries: list[str] = []
+
+    def waits() -> bool:
+        with postgres_engine.connect() as connection:
+            return connection.scalar(text("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")) or False
+
+    def write(session: Session) -> None:
+        tries.append("record")
+        record(session, [(last, Outcome(last.id, Verdict.PERMANENT, "550"))], utcnow())
+        if len(tries) == 1:
+            wait_until(waits, 10, "the removal has the other one, and waits for this one")
+        record(session, [(first, Outcome(first.id, Verdict.PERMANENT, "550"))], utcnow())
+
+    def remove() -> None:
+        with transaction() as session:
+            session.execute(delete(Notification).where(Notification.id.in_(about)))
+
+    def remove_as_a_task() -> None:
+        try:
+            remove()
+        except UNAVAILABLE:
+            remove()
+
+    with ThreadPoolExecutor(2) as pool:
+        recorded = pool.submit(_persist, transaction, write, utcnow() + timedelta(minutes=5))
+        wait_until(lambda: bool(tries), 10, "the record has the last one")
+        removed = pool.submit(remove_as_a_task)
+        recorded.result(30), removed.result(30)
+    assert ([], set()) == (rows(Delivery), left())

@@ -28,8 +28,13 @@ def content_row(request_id: UUID, parts: Mapping[str, Any], due: datetime) -> Ro
 
 
 def keep_until(due: datetime) -> datetime:
-    """Until when to keep what an email due at that moment needs; the same all day, so that it is seldom put off."""
-    later = due + timedelta(days=get_settings().request_retention_days + 1)
+    """Until when to keep what an email due at that moment needs; the same all day, so that it is seldom put off.
+
+    As long as its request is known it may be replayed, and then be tried until it is given up.
+    """
+    settings = get_settings()
+    tried = timedelta(seconds=max(settings.give_up_high_seconds, settings.give_up_normal_seconds))
+    later = due + timedelta(days=settings.request_retention_days + 1) + tried
     return later.replace(hour=0, minute=0, second=0, microsecond=0)
 
 

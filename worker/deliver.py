@@ -104,8 +104,14 @@ def _keep_to_rate(session: Session, batch: _Batch, now: datetime, result: Delive
         started = time.monotonic()
         batch.slots = [started + seconds for seconds in slots]
         batch.claimed, later = batch.claimed[: len(slots)], batch.claimed[len(slots) :]
-        give_back(session, later, now)
+        _give_back(session, batch, later, now)
         result.given_back += len(later)
+
+
+def _give_back(session: Session, batch: _Batch, untried: Sequence[Claimed], now: datetime) -> None:
+    give_back(session, untried, now)
+    if batch.probing and untried:
+        control.release_probe(session, batch.channel, now)
 
 
 def _channel(name: str) -> Channel:
@@ -144,13 +150,13 @@ def _send(begin: Transaction, batch: _Batch, result: Delivered) -> None:
             result.failed += counts["failed"] + counts["unknown"]
         if waiting:
             rest = list(waiting.values())
-            _persist(begin, lambda session: give_back(session, rest, utcnow()), batch.lease_until)
+            _persist(begin, lambda session: _give_back(session, batch, rest, utcnow()), batch.lease_until)
             result.given_back += len(rest)
     except BaseException:
         # What was under way when something broke may have been sent: it stays claimed until its lease ends.
         with suppress(*UNAVAILABLE), begin() as session:
             record(session, told, utcnow())
-            give_back(session, list(waiting.values()), utcnow())
+            _give_back(session, batch, list(waiting.values()), utcnow())
         raise
 
 
