@@ -288,7 +288,7 @@ quick = settings(deadline=None, database=None, suppress_health_check=list(Health
 def test_any_text_gives_rows_or_invalid_query(sessions: list[Session]) -> None:
     """Never another error, never a row that the recipient may not see; the same on each store."""
 
-    @settings(quick, max_examples=MANY or 250)
+    @settings(quick, max_examples=MANY or 100)
     @given(st.one_of(anything, soup, valued, mutated()))
     def check(query: str) -> None:
         try:
@@ -309,7 +309,7 @@ def test_generated_queries_agree_with_plain_python(sessions: list[Session]) -> N
     rows, same = (inbox.list(session, "reader", per_page=200).items for session in sessions)
     assert (36, rows) == (len(rows), same)
 
-    @settings(quick, max_examples=MANY or 100)
+    @settings(quick, max_examples=MANY or 60)
     @given(whole_queries)
     def check(piece: Piece) -> None:
         text, holds = piece

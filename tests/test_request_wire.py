@@ -172,7 +172,7 @@ VALID = st.one_of(
 
 
 @given(ANY_JSON | st.dictionaries(st.sampled_from(FIELDS), ANY_JSON | TELLING) | VALID)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_json_is_a_request_or_refused(values: Any) -> None:
     """Nothing but InvalidRequest ever leaves the check."""
     try:
@@ -183,7 +183,7 @@ def test_any_json_is_a_request_or_refused(values: Any) -> None:
 
 
 @given(VALID)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_valid_request_survives_the_wire(values: Any) -> None:
     """Written as JSON and read again, it is the same request with the same fingerprint."""
     request = NotificationRequest.parse(values)
