@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 
@@ -50,6 +51,7 @@ def as_golden(parts: Rendered) -> str:
     return "\n\n".join(f"=== {name} ===\n{text}" for name, text in sections.items()) + "\n"
 
 
+@cache
 def goldens() -> dict[str, str]:
     """What the files should hold, by their paths in the folder."""
     texts = {f"{name}/{lang}.txt": as_golden(rendered(name, lang)) for name in get_events() for lang in langs(name)}
