@@ -117,7 +117,7 @@ def test_a_redelivered_message_that_lives_leaves_nothing() -> None:
 
 
 def test_a_worker_that_lives_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often the database fails in the middle of a batch, and in how many workers, nothing is given up for it."""
+    """However often the database fails in a batch, and in how many workers, nothing is given up for it."""
     enqueue(ask("a"), ask("b"))
     away = OperationalError("SELECT", {}, Exception("server closed the connection"))
     with monkeypatch.context() as patch:

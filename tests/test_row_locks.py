@@ -37,6 +37,12 @@ def left() -> set[UUID]:
     return {row.id for row in rows(Notification)}
 
 
+def somebody_waits() -> bool:
+    """Whether any session waits for a lock."""
+    with transaction() as session:
+        return session.scalar(text("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")) or False
+
+
 @pytest.fixture
 def other_session(postgres_engine: Engine) -> Iterator[Session]:
     """Somebody else's transaction, on PostgreSQL: SQLite locks the whole file."""
@@ -82,7 +88,7 @@ MANY: dict[str, tuple[Callable[[Session], Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_many_are_locked_in_one_order(name: str, other_session: Session, postgres_engine: Engine) -> None:
+def test_many_are_locked_in_one_order(name: str, other_session: Session) -> None:
     """By id, wherever they lie: who waits for the first has none of the others, so that no two wait for each other."""
     call, seen_at = MANY[name]
     ids = sorted(uuid7() for _ in range(4))
@@ -95,13 +101,9 @@ def test_many_are_locked_in_one_order(name: str, other_session: Session, postgre
         with transaction() as session:
             return call(session)
 
-    def waits() -> bool:
-        with postgres_engine.connect() as connection:
-            return connection.scalar(text("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")) or False
-
     with ThreadPoolExecutor(1) as pool:
         changed = pool.submit(change)
-        wait_until(waits, 10, "it waits for the first row")
+        wait_until(somebody_waits, 10, "it waits for the first row")
         others = select(Notification.id).where(Notification.id.in_(ids[1:])).with_for_update(nowait=True)
         found = other_session.scalars(others).all()
         other_session.rollback()
@@ -117,7 +119,7 @@ def test_a_taker_passes_over_what_another_has_in_hand() -> None:
     assert ([3, 1], 4) == (taken, len(by_recipient()))
 
 
-def test_a_record_and_a_removal_that_wait_for_each_other_both_end(postgres_engine: Engine) -> None:
+def test_a_record_and_a_removal_that_wait_for_each_other_both_end() -> None:
     """Emails are recorded in the order of their outcomes, removed in that of their notifications: one tries again."""
     ids = put_deliveries(2)
     with transaction() as session:
@@ -127,15 +129,11 @@ def test_a_record_and_a_removal_that_wait_for_each_other_both_end(postgres_engin
     about = [row.notification_id for row in rows(Delivery)]
     tries: list[str] = []
 
-    def waits() -> bool:
-        with postgres_engine.connect() as connection:
-            return connection.scalar(text("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")) or False
-
     def write(session: Session) -> None:
         tries.append("record")
         record(session, [(last, Outcome(last.id, Verdict.PERMANENT, "550"))], utcnow())
         if len(tries) == 1:
-            wait_until(waits, 10, "the removal has the other one, and waits for this one")
+            wait_until(somebody_waits, 10, "the removal has the other one, and waits for this one")
         record(session, [(first, Outcome(first.id, Verdict.PERMANENT, "550"))], utcnow())
 
     def remove() -> None:
