@@ -53,7 +53,7 @@ def purge_seen(
             count = session.scalar(select(func.count()).select_from(Notification).where(past))
         return Purged(count or 0, True, cutoff)
     started, size = time.monotonic(), settings.purge_batch
-    removed = partitions.tend(begin, now=now, cutoff=cutoffs.latest, kept=partial(_kept, cutoffs))
+    removed = partitions.tend(begin, now=now, cutoff=cutoff, kept=partial(_kept, cutoffs))
     reached: datetime | None = _BEGINNING
     while reached:
         began = time.monotonic()

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from worker.database import Transaction
-from worker.partitions.convert import analyze
+from worker.partitions.dividing import analyze
 from worker.partitions.months import AHEAD, REFERENCES, TABLES, Month, add_month, is_partitioned, lock, months, run
 
 #: Seconds that somebody's transaction is waited for, and everybody who comes meanwhile with it. Less than
