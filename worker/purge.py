@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, any_, delete, func, or_, select, union
+from sqlalchemy import ColumnElement, Select, and_, any_, delete, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from worker import partitions, under_way
@@ -106,11 +106,14 @@ def _past(cutoffs: _Cutoffs) -> ColumnElement[bool]:
 
 
 def _kept(cutoffs: _Cutoffs, low: UUID, high: UUID) -> Select[UUID]:
-    """The ids from `low` to below `high` of which `_past` is not true; each reason alone, as each has an index."""
+    """The ids from `low` to below `high` of which `_past` is not true, some of them twice.
+
+    Each reason alone, as each has an index.
+    """
     within, notified = and_(Notification.id >= low, Notification.id < high), Delivery.notification_id
     recent = and_(Notification.seen_at.is_not(None), Notification.updated_at >= cutoffs.earliest)
     under_way = or_(Delivery.status == "pending", Delivery.status == "sending")
-    found = union(
+    found = union_all(
         select(Notification.id).where(within, Notification.seen_at.is_(None)),
         select(Notification.id).where(within, recent, _past(cutoffs).is_not(True)),
         select(notified).where(notified >= low, notified < high, under_way),

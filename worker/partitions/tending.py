@@ -43,92 +43,112 @@ def tend(begin: Transaction, *, now: datetime, cutoff: datetime, kept: Kept) -> 
             return 0
         have, over = months(session), min(cutoff, Month.of(now).start)
         left = months(session, attached=False)
-    _make(begin, [month for ahead in range(AHEAD + 1) if (month := Month.of(now).later(ahead)) not in have])
+    missing = [month for ahead in range(AHEAD + 1) if (month := Month.of(now).later(ahead)) not in have]
+    if [month for month in missing if _made(begin, month)]:
+        analyze(begin)
     removed = sum(_finish(begin, month) for month in left)
     for month in have:
-        if month.later(1).start <= over and _detached(begin, month, kept):
+        if month.later(1).start <= over and _taken_out(begin, month, kept):
             removed += _finish(begin, month)
     return removed
 
 
-def _make(begin: Transaction, missing: list[Month]) -> None:
-    for month in missing:
-        with _unless_in_the_way(), begin() as session:
-            lock(session, LOCK_SECONDS)
-            if month not in months(session):
-                _add_between(session, month)
-    if missing:
-        analyze(begin)
-
-
-def _add_between(session: Session, month: Month) -> None:
-    """Make a month's tables, where some of its rows may lie with the rest."""
-    run(session, f"SET LOCAL statement_timeout = {int(HELD_SECONDS * 1000)}")
-    within = f"WHERE id >= '{month.low}' AND id < '{month.high}'"
-    for name in TABLES:
-        if run(session, f"CREATE TEMP TABLE moved_{name} ON COMMIT DROP AS SELECT * FROM {name} {within}") > MOST_KEPT:
-            raise _TooMany
-        run(session, f"DELETE FROM {name}_rest {within}")
-    add_month(session, month)
-    for name in TABLES:
-        run(session, f"INSERT INTO {name} SELECT * FROM moved_{name}")
-
-
-def _detached(begin: Transaction, month: Month, kept: Kept) -> bool:
-    """Take a month out of the tables, without those of its rows that are kept; says whether that was done."""
-    wanted = kept(month.low, month.high)
-    with begin() as session:
-        # First while nobody waits.
-        if (session.scalar(select(func.count()).select_from(wanted.limit(MOST_KEPT + 1).subquery())) or 0) > MOST_KEPT:
-            return False
-    with _unless_in_the_way(), begin() as session:
-        lock(session, LOCK_SECONDS)
-        if month not in months(session):
-            return False
-        _take_out(session, month, wanted)
+def _made(begin: Transaction, month: Month) -> bool:
+    """Make a month's tables, and move what lies with the rest of it; says whether that was done."""
+    lie = [select(table(f"{name}_rest", column("id", Uuid))).where(text(_within("id", month))) for name in TABLES]
+    with _unless_in_the_way():
+        for one in lie:
+            _check_few(begin, one)
+        with begin() as session:
+            _hold(session)
+            if month in months(session):
+                return False
+            for name in TABLES:
+                _set_apart(session, name, f"SELECT * FROM {name}_rest WHERE {_within('id', month)}")
+                run(session, f"DELETE FROM {name}_rest WHERE {_within('id', month)}")
+            add_month(session, month)
+            for name in TABLES:
+                _put(session, name, month.table(name))
         return True
     return False
 
 
-def _take_out(session: Session, month: Month, wanted: Select[UUID]) -> None:
-    run(session, f"SET LOCAL statement_timeout = {int(HELD_SECONDS * 1000)}")
-    run(session, "CREATE TEMP TABLE kept (id uuid PRIMARY KEY) ON COMMIT DROP")
-    session.execute(insert(table("kept", column("id", Uuid))).from_select(["id"], wanted))
-    run(session, "ANALYZE kept")
-    of_month = f"notification_id >= '{month.low}' AND notification_id < '{month.high}'"
-    theirs = {
-        "notifications": "id IN (SELECT id FROM kept)",
-        "deliveries": "notification_id IN (SELECT id FROM kept)",
-    }
-    for name, condition in theirs.items():
-        run(
-            session,
-            f"CREATE TEMP TABLE kept_{name} ON COMMIT DROP AS SELECT * FROM {month.table(name)} WHERE {condition}",
-        )
-    # Of a notification that was not made in the same month.
-    run(session, f"INSERT INTO kept_deliveries SELECT * FROM {month.table('deliveries')} WHERE NOT ({of_month})")
-    for name in TABLES:
-        if run(session, f"DELETE FROM {month.table(name)} WHERE id IN (SELECT id FROM kept_{name})") > MOST_KEPT:
+def _taken_out(begin: Transaction, month: Month, kept: Kept) -> bool:
+    """Detach a month's tables, without those of its rows that are kept; says whether that was done."""
+    wanted = kept(month.low, month.high)
+    with _unless_in_the_way():
+        _check_few(begin, wanted)
+        with begin() as session:
+            _hold(session)
+            if month not in months(session):
+                return False
+            _take_out(session, month, wanted)
+        return True
+    return False
+
+
+def _check_few(begin: Transaction, rows: Select[UUID]) -> None:
+    """Raise _TooMany, before anybody has to wait."""
+    with begin() as session:
+        if (session.scalar(select(func.count()).select_from(rows.limit(MOST_KEPT + 1).subquery())) or 0) > MOST_KEPT:
             raise _TooMany
+
+
+def _hold(session: Session) -> None:
+    lock(session, LOCK_SECONDS)
+    run(session, f"SET LOCAL statement_timeout = {int(HELD_SECONDS * 1000)}")
+
+
+def _take_out(session: Session, month: Month, wanted: Select[UUID]) -> None:
+    run(session, "CREATE TEMP TABLE kept (id uuid PRIMARY KEY) ON COMMIT DROP")
+    session.execute(insert(table("kept", column("id", Uuid))).from_select(["id"], wanted.distinct()))
+    run(session, "ANALYZE kept")
+    emails, of_month = month.table("deliveries"), _within("notification_id", month)
+    theirs = f"SELECT * FROM {emails} WHERE notification_id IN (SELECT id FROM kept)"
+    # And of notifications that were not made in the same month.
+    _set_apart(session, "deliveries", f"{theirs} UNION ALL SELECT * FROM {emails} WHERE NOT ({of_month})")
+    _set_apart(
+        session, "notifications", f"SELECT * FROM {month.table('notifications')} WHERE id IN (SELECT id FROM kept)"
+    )
+    for name in TABLES:
         run(session, f"ALTER TABLE {name} DETACH PARTITION {month.table(name)}")
     run(session, f"DELETE FROM deliveries WHERE {of_month} AND notification_id NOT IN (SELECT id FROM kept)")
     for name in TABLES:
-        run(session, f"INSERT INTO {name} SELECT * FROM kept_{name}")
+        _put(session, name, f"{name}_rest")
+
+
+def _set_apart(session: Session, name: str, query: str) -> None:
+    if run(session, f"CREATE TEMP TABLE apart_{name} ON COMMIT DROP AS {query}") > MOST_KEPT:
+        raise _TooMany
+
+
+def _put(session: Session, name: str, where: str) -> None:
+    # Into that table itself, past the triggers: what the rows refer to cannot have changed.
+    run(session, f"INSERT INTO {where} SELECT * FROM apart_{name}")
+
+
+def _within(key: str, month: Month) -> str:
+    return f"{key} >= '{month.low}' AND {key} < '{month.high}'"
 
 
 def _finish(begin: Transaction, month: Month) -> int:
-    """Drop the tables of a month that was taken out; gives how many notifications were in it."""
+    """Drop the tables of a month that was taken out; gives how many notifications went with them."""
     with begin() as session:
         run(session, "SELECT pg_advisory_xact_lock(hashtext('bellhop partitions'))")
         if month not in months(session, attached=False):
             return 0
         for child, key, parent, _constraint in REFERENCES:
             if child not in TABLES:
-                gone = f"SELECT id FROM {month.table(parent)}"
-                run(session, f"DELETE FROM {child} WHERE {key} IN ({gone})")
-        count = session.scalar(text(f"SELECT count(*) FROM {month.table(TABLES[0])}"))
+                run(session, f"DELETE FROM {child} WHERE {key} IN (SELECT id FROM {_gone(parent, month)})")
+        count = session.scalar(text(f"SELECT count(*) FROM {_gone(TABLES[0], month)}"))
         run(session, f"DROP TABLE {', '.join(month.table(name) for name in TABLES)}")
         return count or 0
+
+
+def _gone(name: str, month: Month) -> str:
+    """Of the rows of a month that was taken out, those that do not lie with the rest now."""
+    kept = f"SELECT FROM {name}_rest AS kept WHERE kept.id = gone.id AND {_within('kept.id', month)}"
+    return f"{month.table(name)} AS gone WHERE NOT EXISTS ({kept})"
 
 
 @contextmanager
