@@ -1,9 +1,11 @@
 """On tables divided into months all goes on as before; a month that is over is dropped, and what must stay stays."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from inspect import signature
 from itertools import product
+from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -215,9 +217,9 @@ def test_what_is_in_use_is_not_divided(postgres_engine: Engine, monkeypatch: pyt
     divide()
 
 
-def test_sqlite_has_no_partitions(configure: Configure, migrated_sqlite: Any) -> None:
+def test_sqlite_has_no_partitions(configure: Configure, migrated_sqlite: Path, tmp_path: Path) -> None:
     """It says so, and the purge goes its ordinary way."""
-    use(f"sqlite:///{migrated_sqlite}", configure)
+    use(f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'test.db')}", configure)
     with pytest.raises(InvalidSettings, match="only PostgreSQL has partitions"):
         divide()
     assert 0 == purge().removed
