@@ -36,20 +36,21 @@ END $$
 
 
 class Databases:
-    """Databases copied from `migrated`; what a test changed in one beyond its rows makes it unfit for the next."""
+    """Databases copied from one; what a test changed in one beyond its rows makes it unfit for the next."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, template: str = "migrated") -> None:
         self._server = server
+        self._template = template
         self._free: list[str] = []
         self._made = 0
-        self._shape = self._shape_of("migrated")
+        self._shape = self._shape_of(template)
 
     def take(self) -> str:
         """Give the name of an empty one."""
         if self._free:
             return self._free.pop()
         self._made += 1
-        self._server.create_database(name := f"test_{self._made}", template="migrated")
+        self._server.create_database(name := f"{self._template}_{self._made}", template=self._template)
         return name
 
     def give_back(self, name: str) -> None:

@@ -96,6 +96,10 @@ class SchemaOutdated(BellhopError):
     """The database schema is not at the version this worker needs; run `bellhop init-db`."""
 
 
+class TablesInUse(BellhopError):
+    """Somebody does not let go of the tables: stop the workers, and what reads inboxes, and try again."""
+
+
 class StoreUnavailable(BellhopError):
     """The database could not be reached; the task is tried again."""
 

@@ -1,13 +1,16 @@
 """Use case: remove seen notifications past the cutoff, in batches short enough that nobody waits for them."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, any_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, any_, delete, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from worker import under_way
+from worker import partitions, under_way
 from worker.database import Transaction
 from worker.events import get_events
 from worker.ids import uuid7
@@ -43,12 +46,14 @@ def purge_seen(
     """
     settings = get_settings()
     cutoff = older_than or now - timedelta(days=settings.seen_retention_days)
-    past = _past(now, cutoff, per_event=older_than is None)
+    cutoffs = _Cutoffs(cutoff, {} if older_than else _own_cutoffs(now))
+    past = _past(cutoffs)
     if dry_run:
         with begin() as session:
             count = session.scalar(select(func.count()).select_from(Notification).where(past))
         return Purged(count or 0, True, cutoff)
-    started, removed, size = time.monotonic(), 0, settings.purge_batch
+    started, size = time.monotonic(), settings.purge_batch
+    removed = partitions.tend(begin, now=now, cutoff=cutoff, kept=partial(_kept, cutoffs))
     reached: datetime | None = _BEGINNING
     while reached:
         began = time.monotonic()
@@ -65,24 +70,55 @@ def purge_seen(
     return purged
 
 
-def _past(now: datetime, cutoff: datetime, *, per_event: bool) -> ColumnElement[bool]:
-    own = {e.name: e.retention_days for e in get_events().values() if e.retention_days is not None and per_event}
-    by_event = [
-        and_(Notification.event_config_name == name, Notification.updated_at < now - timedelta(days=days))
-        for name, days in own.items()
-    ]
-    others = Notification.updated_at < cutoff
-    # Said once more, so that an index scan ends there.
-    latest = Notification.updated_at < max([cutoff, *(now - timedelta(days=days) for days in own.values())])
-    if own:
-        named = Notification.event_config_name
-        others = and_(others, or_(named.is_(None), named.not_in(own)))
+@dataclass(frozen=True, slots=True)
+class _Cutoffs:
+    general: datetime
+    own: Mapping[str, datetime]
+    """Of events with a retention of their own, by event config name."""
+
+    @property
+    def latest(self) -> datetime:
+        return max(self.general, *self.own.values()) if self.own else self.general
+
+    @property
+    def earliest(self) -> datetime:
+        return min(self.general, *self.own.values()) if self.own else self.general
+
+
+def _own_cutoffs(now: datetime) -> dict[str, datetime]:
+    events = get_events().values()
+    return {e.name: now - timedelta(days=e.retention_days) for e in events if e.retention_days is not None}
+
+
+def _past(cutoffs: _Cutoffs) -> ColumnElement[bool]:
+    named, modified = Notification.event_config_name, Notification.updated_at
+    by_event = [and_(named == name, modified < moment) for name, moment in cutoffs.own.items()]
+    others = modified < cutoffs.general
+    if cutoffs.own:
+        others = and_(others, or_(named.is_(None), named.not_in(cutoffs.own)))
     mails = select(Delivery.id).where(
         Delivery.notification_id == Notification.id, Delivery.status.in_(["pending", "sending"])
     )
     # The offset keeps PostgreSQL from making a join of it, and from reading the whole table for each batch.
     under_way = mails.offset(0).exists()
-    return and_(Notification.seen_at.is_not(None), latest, or_(others, *by_event), ~under_way)
+    # The latest is said once more, so that an index scan ends there.
+    return and_(Notification.seen_at.is_not(None), modified < cutoffs.latest, or_(others, *by_event), ~under_way)
+
+
+def _kept(cutoffs: _Cutoffs, low: UUID, high: UUID) -> Select[UUID]:
+    """The ids from `low` to below `high` of which `_past` is not true, some of them twice.
+
+    Each reason alone, as each has an index.
+    """
+    within, notified = and_(Notification.id >= low, Notification.id < high), Delivery.notification_id
+    recent = and_(Notification.seen_at.is_not(None), Notification.updated_at >= cutoffs.earliest)
+    under_way = or_(Delivery.status == "pending", Delivery.status == "sending")
+    found = union_all(
+        select(Notification.id).where(within, Notification.seen_at.is_(None)),
+        select(Notification.id).where(within, recent, _past(cutoffs).is_not(True)),
+        select(notified).where(notified >= low, notified < high, under_way),
+    ).subquery()
+    return select(found.c.id)
 
 
 def _remove_batch(

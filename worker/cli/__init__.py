@@ -13,6 +13,7 @@ from worker.errors import BellhopError
 #: Every command there is, in the order of a life with Bellhop.
 COMMANDS = (
     daily.init_db,
+    daily.partition,
     daily.send,
     daily.inbox,
     daily.events,

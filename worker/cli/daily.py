@@ -12,10 +12,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from worker import inbox as inboxes
+from worker import partitions
 from worker import purge as purging
 from worker.cli.shared import Moment, console, echo_json, make_table
 from worker.client import connect, notify
-from worker.database import check_schema, get_engine, head, transaction, upgrade
+from worker.database import check_schema, get_engine, head, transaction, upgrade, utcnow
 from worker.events import get_events
 from worker.models import Delivery
 from worker.render import langs
@@ -29,6 +30,15 @@ def init_db() -> None:
     console.print(
         f"The schema of {get_engine().url.render_as_string(hide_password=True)} is at version {head()}.", markup=False
     )
+
+
+@click.command()
+def partition() -> None:
+    """Divide the big tables into months, so that the purge can drop them; PostgreSQL only. Stop the workers first."""
+    check_schema(get_engine())
+    done = partitions.convert(transaction, now=utcnow())
+    said = "are now" if done.changed else "were already"
+    console.print(f"The tables {said} divided into months; {done.months} have tables of their own.", markup=False)
 
 
 @click.command()
