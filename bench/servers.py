@@ -118,7 +118,7 @@ class Stand:
         """Empty tables and queues; a checkpoint, so that no contender pays for another one's writes."""
         if self.keep:
             self.db.execute("DELETE FROM notifications WHERE recipient_id LIKE 'r-%'")
-            self.db.execute("TRUNCATE requests")
+            self.db.execute("TRUNCATE requests, contents")
         else:
             self.db.execute("TRUNCATE notifications, deliveries, requests, attachments, contents CASCADE")
         self.naive_db.execute("TRUNCATE notifications")

@@ -158,17 +158,21 @@ def write(
         if block.shared["status"] == "pending" and block.shared["due_at"] <= now:
             result.due.setdefault(block.shared["urgency"], []).extend(map(as_uuid, block.each["id"]))
     if shown:
-        signal.note(session, {who: became.get(id, {}).get("notification_id", id) for who, id in shown.items()})
+        signal.note(session, _as_became(shown, became) if became else shown)
 
 
-def _shown(notifications: Iterable[Block]) -> dict[str, UUID]:
-    """By recipient, the notification that changed last."""
+def _shown(notifications: Iterable[Block]) -> dict[str, UUID | str]:
+    """By recipient, the notification that changed last; its id as it is in the block."""
     return {
-        who: as_uuid(id)
+        who: id
         for block in notifications
         if not is_hidden(block.shared)
         for who, id in zip(block.column("recipient_id"), block.each["id"], strict=True)
     }
+
+
+def _as_became(shown: Mapping[str, UUID | str], became: Mapping[UUID, dict[str, Any]]) -> dict[str, UUID | str]:
+    return {who: became.get(as_uuid(id), {}).get("notification_id", id) for who, id in shown.items()}
 
 
 def _rows(blocks: Iterable[Block]) -> list[dict[str, Any]]:

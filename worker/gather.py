@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import threading
+from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from time import time
 from typing import Any, Protocol
 from uuid import uuid4
 
-from kombu.exceptions import KombuError, OperationalError
+from kombu.exceptions import OperationalError
+from pydantic_core import from_json
 
 from worker.redis_transport import Channel as RedisChannel
 
@@ -34,8 +36,11 @@ MOST_BYTES = 1_000_000
 NEEDED = ('"eta": null', '"expires": null', '"retries": 0', '"content-type": "application/json"')
 REDELIVERED = '"redelivered": true'
 
+#: How such a message is written: content type, encoding, and the body's own.
+PLAIN = ("application/json", "utf-8", "base64")
+
 #: What reading something else than such a message raises.
-UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, KombuError)
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 #: Record, then remove. KEYS: `unacked`, `unacked_index`, then the list of each priority step. ARGV: time, tag prefix,
 #: most messages, most bytes, what ends a record, what must not be in a message, then what must. Gives messages, of
@@ -158,7 +163,7 @@ def _gather_redis(channel: Any, queue: str, task_name: str, limit: int) -> Gathe
         items = client.execute_command(*command)
     source, taken, others = _Redis(channel), [], []
     for place, item in enumerate(items, 1):
-        message = _read(channel, item, task_name)
+        message = _read(item, task_name)
         if message:
             taken.append((f"{prefix}{place}", message))
         else:
@@ -167,12 +172,17 @@ def _gather_redis(channel: Any, queue: str, task_name: str, limit: int) -> Gathe
     return Gathered(source, taken)
 
 
-def _read(channel: Any, item: bytes, task_name: str) -> TaskMessage | None:
+def _read(item: bytes, task_name: str) -> TaskMessage | None:
     """The message, or None where it is not a plain one of this task."""
     try:
-        message = channel.Message(json.loads(item), channel=channel)
-        arguments, kwargs, embedded = message.decode()
-        headers = message.headers
+        message = from_json(item)
+        headers, properties = message["headers"], message["properties"]
+        kinds = message["content-type"], message["content-encoding"], properties.get("body_encoding")
+        body = b64decode(message["body"])
+        # Compressed, or with values of kombu's own types, it is for Celery to read.
+        if kinds != PLAIN or headers.get("compression") or b'"__type__"' in body:
+            return None
+        arguments, kwargs, embedded = from_json(body)
         plain = task_name == headers["task"] and not any(headers[name] for name in ("eta", "expires", "retries"))
         if plain and not arguments and not any(embedded.values()) and isinstance(kwargs, dict):
             return TaskMessage(str(headers["id"]), kwargs)

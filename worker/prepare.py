@@ -97,9 +97,11 @@ def _prepare(asked: Asked, directory: Directory, now: datetime) -> Prepared:
             continue
         rendered = _render(request, lang, timezone, files, by_email)
         shared = _notification(request, event, rendered, lang, now)
-        for some, row in ((shown, shared), (hidden, hide(shared))):
-            if some.ids:
-                _add(one, some, row, directory, _Mail(rendered, files, shared, common) if by_email else None)
+        mail = _Mail(rendered, files, shared, common) if by_email else None
+        if shown.ids:
+            _add(one, shown, shared, directory, mail)
+        if hidden.ids:
+            _add(one, hidden, hide(shared), directory, mail)
     return one
 
 

@@ -49,13 +49,13 @@ _FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 def _no_control(value: str) -> str:
-    if _CONTROL.search(value):
+    if not value.isprintable() and _CONTROL.search(value):
         raise ValueError("no control characters and no lone surrogates")
     return value
 
 
 def _one_line(value: str) -> str:
-    if _LINE_BREAK.search(value):
+    if not value.isprintable() and _LINE_BREAK.search(value):
         raise ValueError("one line only")
     return _no_control(value)
 
@@ -158,6 +158,10 @@ def _moment(value: Any) -> Any:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
+#: What a wire without files leaves out, and what a fingerprint does not take as it is written.
+_NO_FILES = {"attachments"}
+_APART = {"id", "context"}
+
 _FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
@@ -189,13 +193,6 @@ class Recipient(BaseModel):
         if self.id is None and (self.email or self.lang or self.timezone):
             raise ValueError("email, lang and timezone go with an id only")
         return self
-
-    def to_wire(self) -> Any:
-        """The shortest JSON form: the bare id where nothing else is given."""
-        if self.model_fields_set == {"id"}:
-            return self.id
-        values = self.model_dump(exclude_none=True)
-        return self.id if set(values) == {"id"} else values
 
 
 def _as_list(value: Any) -> Any:
@@ -262,16 +259,16 @@ class NotificationRequest(BaseModel):
             raise InvalidRequest(complaints(error)) from None
 
     def to_wire(self) -> dict[str, Any]:
-        """The request as a JSON object, without absent fields."""
-        wire = self.model_dump(
-            mode="json", exclude={"to", *(() if self.attachments else ("attachments",))}, exclude_none=True
-        )
-        return {**wire, "to": [recipient.to_wire() for recipient in self.to]}
+        """The request as a JSON object, without absent fields; a recipient of whom only the id is given is that id."""
+        wire = self.model_dump(mode="json", exclude=None if self.attachments else _NO_FILES, exclude_none=True)
+        wire["to"] = [entry["id"] if len(entry) == 1 and "id" in entry else entry for entry in wire["to"]]
+        return wire
 
     def fingerprint(self) -> str:
         """What was asked, as a hash: equal for two requests that differ in their id alone."""
-        wire = {**self.to_wire(), "id": None}
-        return hashlib.sha256(_encode_sorted(wire).encode()).hexdigest()
+        hash = hashlib.sha256(self.model_dump_json(exclude=_APART, exclude_none=True).encode())
+        hash.update(_encode_sorted(self.context).encode())
+        return hash.hexdigest()
 
 
 def complaints(error: ValidationError) -> str:

@@ -23,13 +23,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from worker.models import Notification
-from worker.rows import chunks
+from worker.rows import as_uuid, chunks
 from worker.settings import Settings, get_settings
 
 log = logging.getLogger(__name__)
 
 #: Seconds that Redis has for its answer, and that it is left alone after a failure.
 ANSWER, PAUSE = 1.0, 30.0
+
+#: By recipient, the notification that changed last, perhaps as hexadecimal digits; None where many did.
+Changed = Mapping[str, UUID | str | None]
 
 #: Where a session's `info` keeps what changed until its transaction has committed.
 _CHANGED = "bellhop_changed"
@@ -42,7 +45,7 @@ def channel(recipient_id: str) -> str:
     return f"bellhop:inbox:{recipient_id}"
 
 
-def note(session: Session, changed: Mapping[str, UUID | None]) -> None:
+def note(session: Session, changed: Changed) -> None:
     """Remember the inboxes, and what changed in them, to publish once the session's transaction has committed."""
     if changed and get_settings().signal != "off":
         session.info.setdefault(_CHANGED, {}).update(changed)
@@ -60,7 +63,7 @@ def _publish(session: Session) -> None:
         log.warning("inboxes that changed could not be signalled (%s)", type(error).__name__)
 
 
-def publish(engine: Engine, changed: Mapping[str, UUID | None]) -> int:
+def publish(engine: Engine, changed: Changed) -> int:
     """Tell those who listen; gives how many inboxes were told. A failure is logged, and harms nothing."""
     global _quiet_until
     url = signal_url(get_settings())
@@ -121,10 +124,10 @@ def _counts(engine: Engine, recipients: list[str]) -> dict[str, tuple[int, int]]
     return found
 
 
-def _tell(client: Any, counts: Mapping[str, tuple[int, int]], changed: Mapping[str, UUID | None]) -> None:
+def _tell(client: Any, counts: Mapping[str, tuple[int, int]], changed: Changed) -> None:
     pipeline = client.pipeline(transaction=False)
     for recipient, (total, unseen) in counts.items():
         id = changed[recipient]
-        about = {"id": id and str(id), "recipient_id": recipient, "total": total, "unseen": unseen}
+        about = {"id": id and str(as_uuid(id)), "recipient_id": recipient, "total": total, "unseen": unseen}
         pipeline.publish(channel(recipient), json.dumps(about))
     pipeline.execute()
