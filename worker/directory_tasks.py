@@ -69,7 +69,9 @@ def groups(*, recipient_id: Id | None = None) -> list[str]:
 
 
 @task("recipients.set_preference", keep_result=True)
-def set_preference(*, recipient_id: Id, event_config_name: EventConfigName, enabled: bool, channel: Word = "email") -> None:
+def set_preference(
+    *, recipient_id: Id, event_config_name: EventConfigName, enabled: bool, channel: Word = "email"
+) -> None:
     """As `worker.recipients.set_preference`."""
     with transaction() as session:
         recipients.set_preference(session, recipient_id, event_config_name, enabled, channel)

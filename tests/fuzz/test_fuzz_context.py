@@ -20,7 +20,21 @@ HEADERS = {
     "From", "To", "Date", "Message-ID", "Subject", "Auto-Submitted", "X-Auto-Response-Suppress", "MIME-Version",
     "Content-Language", "Content-Type", "Content-Transfer-Encoding",
 }  # fmt: skip
-LANGS = ["en", "de", "ar", "pt-BR", "zh-Hant-TW", "tlh", "../..", "en/../../de", "_layout", "de\0", "K", "", "en-x-a" * 9]
+LANGS = [
+    "en",
+    "de",
+    "ar",
+    "pt-BR",
+    "zh-Hant-TW",
+    "tlh",
+    "../..",
+    "en/../../de",
+    "_layout",
+    "de\0",
+    "K",
+    "",
+    "en-x-a" * 9,
+]
 
 
 def check_mail(rendered: Rendered, address: str) -> None:
@@ -44,7 +58,11 @@ def test_any_context_is_rendered_or_refused(configure: Configure) -> None:
     """Every shipped event, in languages that are and are not there; file names never leave the templates."""
     configure(TEMPLATES_DIR=ROOT / "templates", CONFIG_DIR=ROOT / "config")
     valid = [
-        {"event_config_name": event.name, "context": dict(event.example) or dict.fromkeys(event.required, "1"), "to": "a"}
+        {
+            "event_config_name": event.name,
+            "context": dict(event.example) or dict.fromkeys(event.required, "1"),
+            "to": "a",
+        }
         for event in get_events().values()
     ]
 

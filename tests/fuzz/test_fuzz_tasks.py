@@ -1,6 +1,5 @@
 """Every task's arguments, through the real task functions, on a real database: done, or a named error; never half."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from sqlalchemy import Engine, func, select
 
 from tests.channel import Configure
 from tests.fuzz.hostile import MESSAGES, REQUESTS, check_named, examples, mutated
-from tests.rows import ago
 from worker import tasks
 from worker.celery import app
 from worker.database import transaction

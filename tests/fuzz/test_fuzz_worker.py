@@ -10,7 +10,7 @@ from uuid import uuid4
 import redis
 from celery import Celery
 
-from tests.fuzz.hostile import CANARY, HOSTILE, MANY, MESSAGES, _mutate
+from tests.fuzz.hostile import CANARY, HOSTILE, MANY, MESSAGES, mutate
 from tests.servers import RedisTestServer, wait_until
 from tests.workers import foreign_app, running_worker
 
@@ -22,8 +22,15 @@ SLOW = {"eta", "expires", "timelimit"}
 def envelope(random: Random) -> dict[str, Any]:
     """Any task's message, with one of its headers, properties or its body made hostile."""
     name = random.choice([*MESSAGES, "notifications.create"])
-    kwargs = _mutate(random, MESSAGES[name], 0)
-    headers: dict[str, Any] = {"id": str(uuid4()), "task": name, "lang": "py", "retries": 0, "group": None, "root_id": None}
+    kwargs = mutate(random, MESSAGES[name], 0)
+    headers: dict[str, Any] = {
+        "id": str(uuid4()),
+        "task": name,
+        "lang": "py",
+        "retries": 0,
+        "group": None,
+        "root_id": None,
+    }
     headers |= {"eta": None, "expires": None, "timelimit": [None, None], "argsrepr": "()", "kwargsrepr": "{}"}
     message: dict[str, Any] = {"body": [[], kwargs, {}], "headers": headers, "content_type": "application/json"}
     act = random.randrange(8)
@@ -36,7 +43,9 @@ def envelope(random: Random) -> dict[str, Any]:
     elif act == 3:
         message["body"][random.randrange(3)] = random.choice(HOSTILE)
     elif act == 4:
-        message["content_type"] = random.choice(["application/x-python-serialize", "text/plain", "application/x-yaml", "\n", ""])
+        message["content_type"] = random.choice(
+            ["application/x-python-serialize", "text/plain", "application/x-yaml", "\n", ""]
+        )
     return message
 
 
