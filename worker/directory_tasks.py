@@ -1,12 +1,18 @@
 """Celery shells around the directory, for callers without database access. These keep their result."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from worker import recipients
 from worker.celery import task
 from worker.database import transaction, utcnow
 from worker.errors import InvalidRequest
-from worker.request import AnyAddress, EventConfigName, Id, Reason, Word
+from worker.request import EventConfigName, Id, Line
+
+Word = Annotated[Id, StringConstraints(max_length=20)]
+Reason = Annotated[Line, StringConstraints(max_length=40)]
+AnyAddress = Annotated[Line, StringConstraints(max_length=320)]
 
 
 @task("recipients.upsert", keep_result=True)

@@ -3,13 +3,11 @@
 from typing import Any, Literal, Unpack
 from uuid import UUID
 
-from pydantic import AwareDatetime
-
 from worker import inbox
 from worker.celery import task
 from worker.database import transaction
 from worker.inbox import Filters, Where
-from worker.request import Id
+from worker.request import Id, Moment
 
 
 @task("inbox.list", keep_result=True)
@@ -70,7 +68,7 @@ def mark_seen(*, recipient_id: Id, id: UUID, seen: bool = True) -> dict[str, Any
 
 
 @task("inbox.mark_all_seen", keep_result=True)
-def mark_all_seen(*, recipient_id: Id, before: AwareDatetime | None = None, **where: Unpack[Where]) -> int:
+def mark_all_seen(*, recipient_id: Id, before: Moment | None = None, **where: Unpack[Where]) -> int:
     """As `worker.inbox.mark_all_seen`."""
     with transaction() as session:
         return inbox.mark_all_seen(session, recipient_id, before=before, **where)
@@ -84,7 +82,7 @@ def delete(*, recipient_id: Id, id: UUID) -> bool:
 
 
 @task("inbox.delete_seen", keep_result=True)
-def delete_seen(*, recipient_id: Id, older_than: AwareDatetime | None = None, **where: Unpack[Where]) -> int:
+def delete_seen(*, recipient_id: Id, older_than: Moment | None = None, **where: Unpack[Where]) -> int:
     """As `worker.inbox.delete_seen`."""
     with transaction() as session:
         return inbox.delete_seen(session, recipient_id, older_than=older_than, **where)

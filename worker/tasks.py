@@ -9,7 +9,6 @@ from uuid import UUID
 
 from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
-from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
 from worker import deliver as delivering
@@ -27,7 +26,7 @@ from worker.handover import hand_over, hand_over_due, publish, wake_bulk, wake_p
 from worker.ids import derive
 from worker.models import Heartbeat
 from worker.recipients import audiences
-from worker.request import Id, NotificationRequest
+from worker.request import Id, Moment, NotificationRequest
 from worker.rows import upsert_rows
 from worker.settings import get_settings
 
@@ -225,7 +224,7 @@ def dispatch_due() -> dict[str, int]:
 
 
 @task("notifications.purge_seen")
-def purge_seen(*, older_than: AwareDatetime | None = None) -> dict[str, Any]:
+def purge_seen(*, older_than: Moment | None = None) -> dict[str, Any]:
     """Purge until done or the time budget ends; then go on in a new task."""
     now = utcnow()
     purged = purging.purge_seen(transaction, now=now, older_than=older_than)
