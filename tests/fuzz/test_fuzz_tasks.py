@@ -9,7 +9,7 @@ from sqlalchemy import Engine, func, select
 
 from tests.channel import Configure
 from tests.fuzz.hostile import MESSAGES, REQUESTS, check_named, examples, mutated
-from worker import tasks
+from worker import handover, tasks
 from worker.celery import app
 from worker.database import transaction
 from worker.errors import BellhopError, PartlyRefused
@@ -27,7 +27,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, configure: Configure, engine: Engine)
     configure(SMTP_URL="smtp://127.0.0.1:1?tls=none", SMTP_TIMEOUT_SECONDS=1)
     app.loader.import_default_modules()
     monkeypatch.setattr(tasks, "publish", lambda *_, **__: True)
-    monkeypatch.setattr(tasks, "_waiting", lambda _queue: 0)
+    monkeypatch.setattr(handover, "_waiting", lambda _queue: 0)
+    monkeypatch.setattr(handover, "publish", lambda *_, **__: True)
     with transaction() as session:
         session.add_all(GroupMember(name="admins", recipient_id=f"user-{number}") for number in range(3))
 

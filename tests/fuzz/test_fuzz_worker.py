@@ -15,8 +15,8 @@ from tests.servers import RedisTestServer, wait_until
 from tests.workers import foreign_app, running_worker
 
 QUEUES = ("notifications", "bulk", "email", "maintenance", "inbox")
-#: What asks Celery to wait, or the worker to end the task at once: the test would only last longer.
-SLOW = {"eta", "expires", "timelimit"}
+#: What asks Celery to wait, or the worker to end the task at once: the test would only last longer. Ids and names of tasks are in the log.
+SLOW = {"eta", "expires", "timelimit", "id", "task"}
 
 
 def envelope(random: Random) -> dict[str, Any]:
