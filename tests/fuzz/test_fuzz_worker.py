@@ -15,7 +15,7 @@ from tests.servers import RedisTestServer, wait_until
 from tests.workers import foreign_app, running_worker
 
 QUEUES = ("notifications", "bulk", "email", "maintenance", "inbox")
-#: What asks Celery to wait, or the worker to end the task at once: the test would only last longer. Ids and names of tasks are in the log.
+#: Headers that make Celery wait, or that the log shows: ids and names of tasks.
 SLOW = {"eta", "expires", "timelimit", "id", "task"}
 
 
