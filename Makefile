@@ -23,7 +23,7 @@ BROKEN := $(shell test ! -e $(VENV)/.made || $(BIN)/python -c "" 2>/dev/null || 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo up test bench bench-quick chaos fuzz golden lint lock clean broken
+.PHONY: help demo up test bench bench-quick chaos fuzz golden audit lint lock clean broken
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,8 @@ up: $(VENV)/.run $(SERVER_REDIS) ## Run worker, beat and Flower until Ctrl-C; no
 test: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Run the tests; ARGS="-k inbox" chooses some
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-fuzz: $(VENV)/.test $(SERVER_POSTGRES) ## Try 5,000 random queries of each kind on inbox lists; FUZZ=20000 for more
+fuzz: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Try hostile requests, contexts, tasks and messages (100,000 and more), then random queries; FUZZ=n for others
+	@FUZZ=$(or $(FUZZ),100000) $(BIN)/python -m pytest -n auto --dist load --timeout=0 tests/fuzz
 	@FUZZ=$(or $(FUZZ),5000) $(BIN)/python -m pytest -n auto --dist load --timeout=0 tests/test_cql_fuzz.py
 
 chaos: $(VENV)/.test $(SERVER_REDIS) $(SERVER_POSTGRES) ## Hurt a running system in every way, and count; ARGS="--only Redis --write FILE"
@@ -53,6 +54,14 @@ golden: $(VENV)/.test ## Keep what the templates give now as right, after a chan
 	@$(BIN)/python -m tests.test_golden
 	@git status --short -- tests/golden && git --no-pager diff --stat -- tests/golden
 
+audit: $(VENV)/.audit ## Look for known vulnerabilities in what a worker runs (asks PyPI)
+	@code=0; said=$$($(BIN)/pip-audit -r requirements/run.txt --require-hashes --disable-pip --progress-spinner off 2>&1) || code=$$?; \
+	all=$$(grep -c '^[a-z].*==' requirements/run.txt); unknown=$$(echo "$$said" | grep -c 'could not be audited' || true); \
+	if [ $$code -ne 0 ] && ! echo "$$said" | grep -qE 'ConnectionError|ConnectTimeout|ReadTimeout|Max retries'; then echo "$$said"; exit 1; fi; \
+	if [ $$code -ne 0 ]; then echo "NOT AUDITED: the vulnerability service cannot be reached"; \
+	elif [ $$unknown -ne 0 ]; then echo "NOT AUDITED: $$unknown of $$all packages; the vulnerability service cannot be reached, or does not know them"; \
+	else echo "$$all packages, no known vulnerability"; fi
+
 lint: $(VENV)/.test ## Check style, format, types, the direction of imports, events and templates
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -65,6 +74,7 @@ lock: $(VENV)/.lock ## Write requirements/*.txt anew; UPGRADE=--upgrade takes ne
 	@$(COMPILE) $(SAME_VERSIONS) pyproject.toml -o requirements/run.txt
 	@$(COMPILE) $(SAME_VERSIONS) --group build -o requirements/build.txt
 	@$(COMPILE) $(SAME_VERSIONS) --group embedded -o requirements/embedded.txt
+	@$(COMPILE) $(SAME_VERSIONS) $(UPGRADE) --group audit -o requirements/audit.txt
 	@$(COMPILE) $(UPGRADE) --group lock -o requirements/lock.txt
 	@$(COMPILE) $(SAME_VERSIONS) $(UPGRADE) --group server-redis -o requirements/server-redis.txt
 	@$(COMPILE) $(SAME_VERSIONS) $(UPGRADE) --group server-postgres -o requirements/server-postgres.txt
@@ -120,5 +130,9 @@ $(VENV)/.server-postgres: requirements/server-postgres.txt $(VENV)/.run
 	@touch $@
 
 $(VENV)/.lock: requirements/lock.txt $(VENV)/.made
+	@$(INSTALL) -r $<
+	@touch $@
+
+$(VENV)/.audit: requirements/audit.txt $(VENV)/.made
 	@$(INSTALL) -r $<
 	@touch $@

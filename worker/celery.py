@@ -67,7 +67,7 @@ class BellhopTask(Task):
     keeps_request = False
     """Whether what was asked is kept where the task fails for good."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run; whatever goes wrong leaves as one of our own errors, or as a retry."""
         try:
             return self._attempt(args, kwargs)
@@ -81,6 +81,8 @@ class BellhopTask(Task):
     def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
             raise InvalidRequest(f"{self.name}: keyword arguments only")
+        if "self" in kwargs:  # Celery's and pydantic's calls have a parameter of that name
+            raise InvalidRequest("request: an unknown field `self`")
         try:
             return super().__call__(**kwargs)
         except (BellhopError, Retry, Ignore, Reject):

@@ -1,11 +1,18 @@
 """Celery shells around the directory, for callers without database access. These keep their result."""
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from worker import recipients
 from worker.celery import task
 from worker.database import transaction, utcnow
 from worker.errors import InvalidRequest
+from worker.request import EventConfigName, Id, Line
+
+Word = Annotated[Id, StringConstraints(max_length=20)]
+Reason = Annotated[Line, StringConstraints(max_length=40)]
+AnyAddress = Annotated[Line, StringConstraints(max_length=320)]
 
 
 @task("recipients.upsert", keep_result=True)
@@ -16,7 +23,7 @@ def upsert(*, entries: dict[str, Any] | list[dict[str, Any]]) -> int:
 
 
 @task("recipients.get", keep_result=True)
-def get(*, recipient_id: str | None = None, username: str | None = None) -> dict[str, Any] | None:
+def get(*, recipient_id: Id | None = None, username: Id | None = None) -> dict[str, Any] | None:
     """As `worker.recipients.get`, or with a username as `find`."""
     if (recipient_id is None) == (username is None):
         raise InvalidRequest("recipient_id, username: exactly one of the two")
@@ -26,91 +33,93 @@ def get(*, recipient_id: str | None = None, username: str | None = None) -> dict
 
 
 @task("recipients.delete", keep_result=True)
-def remove(*, recipient_id: str) -> bool:
+def remove(*, recipient_id: Id) -> bool:
     """As `worker.recipients.delete`."""
     with transaction() as session:
         return recipients.delete(session, recipient_id)
 
 
 @task("recipients.set_group", keep_result=True)
-def set_group(*, group: str, recipient_ids: list[str]) -> None:
+def set_group(*, group: Id, recipient_ids: list[Id]) -> None:
     """As `worker.recipients.set_group`."""
     with transaction() as session:
         recipients.set_group(session, group, recipient_ids)
 
 
 @task("recipients.add_members", keep_result=True)
-def add_members(*, group: str, recipient_ids: list[str]) -> None:
+def add_members(*, group: Id, recipient_ids: list[Id]) -> None:
     """As `worker.recipients.add_members`."""
     with transaction() as session:
         recipients.add_members(session, group, recipient_ids)
 
 
 @task("recipients.remove_members", keep_result=True)
-def remove_members(*, group: str, recipient_ids: list[str]) -> int:
+def remove_members(*, group: Id, recipient_ids: list[Id]) -> int:
     """As `worker.recipients.remove_members`."""
     with transaction() as session:
         return recipients.remove_members(session, group, recipient_ids)
 
 
 @task("recipients.members", keep_result=True)
-def members(*, group: str) -> list[str]:
+def members(*, group: Id) -> list[str]:
     """As `worker.recipients.members`."""
     with transaction() as session:
         return recipients.members(session, group)
 
 
 @task("recipients.groups", keep_result=True)
-def groups(*, recipient_id: str | None = None) -> list[str]:
+def groups(*, recipient_id: Id | None = None) -> list[str]:
     """As `worker.recipients.groups`."""
     with transaction() as session:
         return recipients.groups(session, recipient_id)
 
 
 @task("recipients.set_preference", keep_result=True)
-def set_preference(*, recipient_id: str, event_config_name: str, enabled: bool, channel: str = "email") -> None:
+def set_preference(
+    *, recipient_id: Id, event_config_name: EventConfigName, enabled: bool, channel: Word = "email"
+) -> None:
     """As `worker.recipients.set_preference`."""
     with transaction() as session:
         recipients.set_preference(session, recipient_id, event_config_name, enabled, channel)
 
 
 @task("recipients.preferences", keep_result=True)
-def preferences(*, recipient_id: str, channel: str = "email") -> list[dict[str, Any]]:
+def preferences(*, recipient_id: Id, channel: Word = "email") -> list[dict[str, Any]]:
     """As `worker.recipients.preferences`."""
     with transaction() as session:
         return recipients.preferences(session, recipient_id, channel)
 
 
 @task("recipients.suppress", keep_result=True)
-def suppress(*, address: str, reason: str = "asked", channel: str = "email") -> None:
+def suppress(*, address: AnyAddress, reason: Reason = "asked", channel: Word = "email") -> None:
     """As `worker.recipients.suppress`."""
     with transaction() as session:
         recipients.suppress(session, address, reason, utcnow(), channel)
 
 
 @task("recipients.unsuppress", keep_result=True)
-def unsuppress(*, address: str, channel: str = "email") -> bool:
+def unsuppress(*, address: AnyAddress, channel: Word = "email") -> bool:
     """As `worker.recipients.unsuppress`."""
     with transaction() as session:
         return recipients.unsuppress(session, address, channel)
 
 
 @task("recipients.is_suppressed", keep_result=True)
-def is_suppressed(*, address: str, channel: str = "email") -> bool:
+def is_suppressed(*, address: AnyAddress, channel: Word = "email") -> bool:
     """As `worker.recipients.is_suppressed`."""
     with transaction() as session:
         return recipients.is_suppressed(session, address, channel)
 
 
 @task("recipients.export", keep_result=True)
-def export(*, recipient_id: str) -> dict[str, Any]:
+def export(*, recipient_id: Id) -> dict[str, Any]:
     """As `worker.recipients.export`."""
     with transaction() as session:
         return recipients.export(session, recipient_id)
 
 
 @task("recipients.erase", keep_result=True)
-def erase(*, recipient_id: str) -> dict[str, int]:
+def erase(*, recipient_id: Id) -> dict[str, int]:
     """As `worker.recipients.erase`."""
     with transaction() as session:
         return recipients.erase(session, recipient_id, now=utcnow())

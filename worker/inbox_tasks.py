@@ -3,18 +3,17 @@
 from typing import Any, Literal, Unpack
 from uuid import UUID
 
-from pydantic import AwareDatetime
-
 from worker import inbox
 from worker.celery import task
 from worker.database import transaction
 from worker.inbox import Filters, Where
+from worker.request import Id, Moment
 
 
 @task("inbox.list", keep_result=True)
 def list_(
     *,
-    recipient_id: str,
+    recipient_id: Id,
     order: Literal["desc", "asc"] = "desc",
     page: int | None = None,
     offset: int | None = None,
@@ -32,7 +31,7 @@ def list_(
 
 
 @task("inbox.get", keep_result=True)
-def get(*, recipient_id: str, id: UUID, depth: inbox.Depth = "detail") -> dict[str, Any] | None:
+def get(*, recipient_id: Id, id: UUID, depth: inbox.Depth = "detail") -> dict[str, Any] | None:
     """As `worker.inbox.get`."""
     with transaction() as session:
         row = inbox.get(session, recipient_id, id)
@@ -40,28 +39,28 @@ def get(*, recipient_id: str, id: UUID, depth: inbox.Depth = "detail") -> dict[s
 
 
 @task("inbox.counts", keep_result=True)
-def counts(*, recipient_id: str, by_event: bool = False, **where: Unpack[Where]) -> dict[str, Any]:
+def counts(*, recipient_id: Id, by_event: bool = False, **where: Unpack[Where]) -> dict[str, Any]:
     """As `worker.inbox.counts`."""
     with transaction() as session:
         return inbox.counts_as_dict(inbox.counts(session, recipient_id, by_event=by_event, **where))
 
 
 @task("inbox.unseen_count", keep_result=True)
-def unseen_count(*, recipient_id: str, **where: Unpack[Where]) -> int:
+def unseen_count(*, recipient_id: Id, **where: Unpack[Where]) -> int:
     """As `worker.inbox.unseen_count`."""
     with transaction() as session:
         return inbox.unseen_count(session, recipient_id, **where)
 
 
 @task("inbox.has_unseen", keep_result=True)
-def has_unseen(*, recipient_id: str, **where: Unpack[Where]) -> bool:
+def has_unseen(*, recipient_id: Id, **where: Unpack[Where]) -> bool:
     """As `worker.inbox.has_unseen`."""
     with transaction() as session:
         return inbox.has_unseen(session, recipient_id, **where)
 
 
 @task("inbox.mark_seen", keep_result=True)
-def mark_seen(*, recipient_id: str, id: UUID, seen: bool = True) -> dict[str, Any] | None:
+def mark_seen(*, recipient_id: Id, id: UUID, seen: bool = True) -> dict[str, Any] | None:
     """As `worker.inbox.mark_seen`."""
     with transaction() as session:
         row = inbox.mark_seen(session, recipient_id, id, seen)
@@ -69,28 +68,28 @@ def mark_seen(*, recipient_id: str, id: UUID, seen: bool = True) -> dict[str, An
 
 
 @task("inbox.mark_all_seen", keep_result=True)
-def mark_all_seen(*, recipient_id: str, before: AwareDatetime | None = None, **where: Unpack[Where]) -> int:
+def mark_all_seen(*, recipient_id: Id, before: Moment | None = None, **where: Unpack[Where]) -> int:
     """As `worker.inbox.mark_all_seen`."""
     with transaction() as session:
         return inbox.mark_all_seen(session, recipient_id, before=before, **where)
 
 
 @task("inbox.delete", keep_result=True)
-def delete(*, recipient_id: str, id: UUID) -> bool:
+def delete(*, recipient_id: Id, id: UUID) -> bool:
     """As `worker.inbox.delete`."""
     with transaction() as session:
         return inbox.delete(session, recipient_id, id)
 
 
 @task("inbox.delete_seen", keep_result=True)
-def delete_seen(*, recipient_id: str, older_than: AwareDatetime | None = None, **where: Unpack[Where]) -> int:
+def delete_seen(*, recipient_id: Id, older_than: Moment | None = None, **where: Unpack[Where]) -> int:
     """As `worker.inbox.delete_seen`."""
     with transaction() as session:
         return inbox.delete_seen(session, recipient_id, older_than=older_than, **where)
 
 
 @task("inbox.event_types", keep_result=True)
-def event_types(*, recipient_id: str, **filters: Unpack[Filters]) -> list[str]:
+def event_types(*, recipient_id: Id, **filters: Unpack[Filters]) -> list[str]:
     """As `worker.inbox.event_types`."""
     with transaction() as session:
         return [*inbox.event_types(session, recipient_id, **filters)]

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
-from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
 from worker import deliver as delivering
@@ -27,7 +26,7 @@ from worker.handover import hand_over, hand_over_due, publish, wake_bulk, wake_p
 from worker.ids import derive
 from worker.models import Heartbeat
 from worker.recipients import audiences
-from worker.request import NotificationRequest
+from worker.request import Id, Moment, NotificationRequest
 from worker.rows import upsert_rows
 from worker.settings import get_settings
 
@@ -225,7 +224,7 @@ def dispatch_due() -> dict[str, int]:
 
 
 @task("notifications.purge_seen")
-def purge_seen(*, older_than: AwareDatetime | None = None) -> dict[str, Any]:
+def purge_seen(*, older_than: Moment | None = None) -> dict[str, Any]:
     """Purge until done or the time budget ends; then go on in a new task."""
     now = utcnow()
     purged = purging.purge_seen(transaction, now=now, older_than=older_than)
@@ -243,10 +242,10 @@ def purge_requests() -> dict[str, int]:
 @task("notifications.retract")
 def retract(
     *,
-    object_type: str | None = None,
-    object_id: str | None = None,
-    event_config_name: str | None = None,
-    sender_id: str | None = None,
+    object_type: Id | None = None,
+    object_id: Id | None = None,
+    event_config_name: Id | None = None,
+    sender_id: Id | None = None,
 ) -> dict[str, int]:
     """Remove the notifications about an object, or by a sender, and with them the emails not yet sent."""
     with transaction() as session:
@@ -254,7 +253,7 @@ def retract(
 
 
 @task("notifications.cancel")
-def cancel(*, id: UUID | None = None, idempotency_key: str | None = None) -> dict[str, int]:
+def cancel(*, id: UUID | None = None, idempotency_key: Id | None = None) -> dict[str, int]:
     """Take a request back as far as it has not happened: what waits, is not yet visible or not yet sent."""
     with transaction() as session:
         return asdict(retracting.cancel(session, id=id, idempotency_key=idempotency_key, now=utcnow()))

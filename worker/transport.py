@@ -5,6 +5,7 @@ remote control commands show raw arguments. So every request and every result of
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import Terminated
@@ -33,6 +34,19 @@ class PlainConsumer(Consumer):
         """The steps of a worker's start."""
 
         default_steps = tuple(step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        """Celery's, but a message that it stumbles over is dropped: the error would end every worker in turn."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def careful(message: Any) -> Any:
+            try:
+                return handle(message)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                reason = InvalidTaskError(f"not a task message ({type(error).__name__})")
+                return self.on_invalid_task(None, message, reason)
+
+        return careful
 
 
 class MaskedRequest(Request):

@@ -163,6 +163,8 @@ def _check(recipient_id: str, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if isinstance(value, datetime) and value.tzinfo is None:
             raise InvalidRequest(f"{name}: a time with its offset from UTC")
+        if isinstance(value, datetime) and not datetime.min.year < value.year < datetime.max.year:
+            raise InvalidRequest(f"{name}: outside the calendar in UTC")
         for text in [value] if isinstance(value, str) else value if isinstance(value, Sequence) else ():
             _check_text(name, text)
 
