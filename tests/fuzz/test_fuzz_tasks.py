@@ -13,7 +13,8 @@ from worker import handover, tasks
 from worker.celery import app
 from worker.database import transaction
 from worker.errors import BellhopError, PartlyRefused
-from worker.models import Base, Delivery, GroupMember, Notification, Request
+from worker.models import Delivery, GroupMember, Notification, Request
+from worker.tables import Base
 
 pytestmark = pytest.mark.usefixtures("catalogue")
 

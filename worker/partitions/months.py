@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from worker.models import Base
+from worker.tables import Base
 
 #: The tables that are partitioned; what refers to one comes after it.
 TABLES = ("notifications", "deliveries")
