@@ -24,7 +24,7 @@ def test_a_task_that_was_cut_off_comes_again(
     """Broker and result backend are away, and the worker kills what runs: Celery drops it as revoked; ours does not."""
     app, acks = Celery(broker="memory://", set_as_current=False), []
 
-    @app.task(acks_late=True)  # type: ignore[untyped-decorator]
+    @app.task(acks_late=True, shared=False)  # type: ignore[untyped-decorator]
     def long() -> None:
         raise AssertionError
 
