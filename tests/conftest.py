@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -11,7 +12,8 @@ from sqlalchemy import Engine
 from tests import real_smtp
 from tests.catalogue import write_catalogue
 from tests.databases import Databases
-from tests.servers import PostgresServer
+from tests.kombu_inbox import Connect, connections, emptied
+from tests.servers import PostgresServer, RedisTestServer
 from worker import database, deliver, events, render, settings
 from worker.channels.email import EmailChannel
 
@@ -141,3 +143,24 @@ def catalogue(configure: Callable[..., None], tmp_path: Path) -> None:
 def postgres_engine(new_postgres_url: Callable[[], str], configure: Configure) -> Engine:
     """The process's engine on PostgreSQL, for what SQLite does not have."""
     return use(new_postgres_url(), configure)
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisTestServer]:
+    """A private Redis for the tests of a file."""
+    with RedisTestServer(tmp_path_factory.mktemp("redis"), appendonly=False) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_server: RedisTestServer) -> Iterator[Any]:
+    """A client of the empty Redis."""
+    with emptied(redis_server) as client:
+        yield client
+
+
+@pytest.fixture
+def connect(redis_server: RedisTestServer, redis: Any) -> Iterator[Connect]:
+    """Connections on either transport."""
+    with connections(redis_server) as connect:
+        yield connect

@@ -13,27 +13,13 @@ from celery import Celery
 from kombu.transport import _transport_cache
 
 from tests.chaos_transport import silent_port
-from tests.kombu_inbox import die, emptied, forked
+from tests.kombu_inbox import die, forked
 from tests.servers import RedisTestServer
 from worker import gather as module
 from worker import transport
 from worker.gather import Gathered, gather
 
 TASK, QUEUE = "notifications.create", "notifications"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisTestServer]:
-    """One Redis for all tests."""
-    with RedisTestServer(tmp_path_factory.mktemp("redis"), appendonly=False) as server:
-        yield server
-
-
-@pytest.fixture
-def redis(server: RedisTestServer) -> Iterator[Any]:
-    """A client of the empty Redis."""
-    with emptied(server) as client:
-        yield client
 
 
 def make_app(url: str, **options: Any) -> Celery:
@@ -46,9 +32,9 @@ def make_app(url: str, **options: Any) -> Celery:
 
 
 @pytest.fixture
-def app(server: RedisTestServer, redis: Any) -> Iterator[Celery]:
+def app(redis_server: RedisTestServer, redis: Any) -> Iterator[Celery]:
     """An app on the empty Redis."""
-    with make_app(server.url) as app:
+    with make_app(redis_server.url) as app:
         yield app
         forget()
 
@@ -177,9 +163,9 @@ def test_given_back_in_order_and_run_one_by_one(app: Celery, redis: Any) -> None
     assert [True] * 5 == [message.headers.get("redelivered") for message in found[:5]]
 
 
-def test_a_key_prefix(server: RedisTestServer, redis: Any) -> None:
+def test_a_key_prefix(redis_server: RedisTestServer, redis: Any) -> None:
     """`global_keyprefix` is in front of every key."""
-    with make_app(server.url, global_keyprefix="mine:") as app:
+    with make_app(redis_server.url, global_keyprefix="mine:") as app:
         send(app, 1, 2, 3)
         gathered = take(app, 2)
         assert (1, 2, 2) == lengths(redis, "mine:")
@@ -210,7 +196,7 @@ def test_a_full_redis_takes_nothing(app: Celery, redis: Any) -> None:
     assert (1, 0, 0) == lengths(redis)
 
 
-def test_killed_between_taking_and_acknowledging(app: Celery, redis: Any, server: RedisTestServer) -> None:
+def test_killed_between_taking_and_acknowledging(app: Celery, redis: Any, redis_server: RedisTestServer) -> None:
     """Everything comes back after the visibility time-out, by stock kombu's sweep too, and is not gathered again."""
     send(app, *range(20))
     assert -signal.SIGKILL == forked(lambda: die(take(app)))

@@ -3,38 +3,15 @@
 import contextlib
 import json
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kombu import Exchange, Producer, Queue
 from kombu.transport import redis as kombu_redis
 
-from tests.kombu_inbox import OURS, STOCK, Connect, Inbox, connections, die, emptied, forked, kinds, publish
-from tests.servers import RedisTestServer
+from tests.kombu_inbox import OURS, STOCK, Connect, Inbox, die, forked, kinds, publish
 from worker import redis_qos, redis_take, redis_transport
 from worker.transport import hide_bodies
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisTestServer]:
-    """One Redis for all tests."""
-    with RedisTestServer(tmp_path_factory.mktemp("redis"), appendonly=False) as server:
-        yield server
-
-
-@pytest.fixture
-def redis(server: RedisTestServer) -> Iterator[Any]:
-    """A client of the empty Redis."""
-    with emptied(server) as client:
-        yield client
-
-
-@pytest.fixture
-def connect(server: RedisTestServer, redis: Any) -> Iterator[Connect]:
-    """Connections on either transport."""
-    with connections(server) as connect:
-        yield connect
 
 
 def test_a_sweep_of_ours_restores_what_stock_held(connect: Connect, redis: Any) -> None:

@@ -1,37 +1,15 @@
 """How messages are taken, and how a consumer waits for them."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kombu import Queue
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.kombu_inbox import OURS, STOCK, Connect, Inbox, both, connections, emptied, publish, waiting
+from tests.kombu_inbox import OURS, STOCK, Connect, Inbox, both, publish, waiting
 from tests.servers import RedisTestServer, wait_until
 from worker import redis_take
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisTestServer]:
-    """One Redis for all tests."""
-    with RedisTestServer(tmp_path_factory.mktemp("redis"), appendonly=False) as server:
-        yield server
-
-
-@pytest.fixture
-def redis(server: RedisTestServer) -> Iterator[Any]:
-    """A client of the empty Redis."""
-    with emptied(server) as client:
-        yield client
-
-
-@pytest.fixture
-def connect(server: RedisTestServer, redis: Any) -> Iterator[Connect]:
-    """Connections on either transport."""
-    with connections(server) as connect:
-        yield connect
 
 
 @pytest.mark.parametrize("strategy", ["round_robin", "sorted", "priority"])
@@ -88,10 +66,10 @@ def test_an_idle_consumer_is_woken_at_once(connect: Connect, redis: Any) -> None
     assert 0 == waiting(redis), "nothing is told to a consumer that works"
 
 
-def test_waiting_without_notices(connect: Connect, redis: Any, server: RedisTestServer) -> None:
+def test_waiting_without_notices(connect: Connect, redis: Any, redis_server: RedisTestServer) -> None:
     """A Redis that refuses CLIENT TRACKING: the consumer looks each second, and says so."""
     redis.execute_command("ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-client")
-    inbox = Inbox(connect(url=server.url.replace("://", "://plain:secret@")))
+    inbox = Inbox(connect(url=redis_server.url.replace("://", "://plain:secret@")))
     inbox.idle()
     publish(connect(), "late")
     inbox.drain(1)

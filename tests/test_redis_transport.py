@@ -4,7 +4,6 @@ import contextlib
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,30 +15,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from tests.chaos_transport import silent_port
-from tests.kombu_inbox import OURS, STOCK, Connect, Inbox, both, connections, emptied, kinds, publish
+from tests.kombu_inbox import OURS, STOCK, Connect, Inbox, both, kinds, publish
 from tests.servers import RedisTestServer
 from worker import redis_transport
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisTestServer]:
-    """One Redis for all tests."""
-    with RedisTestServer(tmp_path_factory.mktemp("redis"), appendonly=False) as server:
-        yield server
-
-
-@pytest.fixture
-def redis(server: RedisTestServer) -> Iterator[Any]:
-    """A client of the empty Redis."""
-    with emptied(server) as client:
-        yield client
-
-
-@pytest.fixture
-def connect(server: RedisTestServer, redis: Any) -> Iterator[Connect]:
-    """Connections on either transport."""
-    with connections(server) as connect:
-        yield connect
 
 
 @kinds("error", AttributeError, RedisConnectionError)
