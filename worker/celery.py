@@ -1,5 +1,6 @@
 """Composition root: the app, its queues, routes and beat schedule. `celery -A worker worker|beat|flower` finds it."""
 
+import gc
 import inspect
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.schedules import crontab
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import worker_init, worker_process_init, worker_shutting_down
 from pydantic import ValidationError, validate_call
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -283,6 +284,17 @@ def begin_nothing_more(how: str, **_: Any) -> None:
         cut_off.daemon = True
         cut_off.start()
     stopping.stop()
+
+
+@worker_init.connect
+@worker_process_init.connect
+def spare_what_stays(**_: Any) -> None:
+    """What is loaded by now stays for good: the garbage collector need not look at it again and again.
+
+    It does so while a batch is created, since that makes many objects: a third of the time of small notifications.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 app = make_app(get_settings())
