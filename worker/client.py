@@ -85,8 +85,9 @@ def notify(
     """Tell `to` that something happened; gives the request's id. The other fields are those of the request.
 
     Without `session` the request goes to the broker and is as safe as the broker. With it, the request is a row in
-    the caller's own transaction: it is asked if and when that commits, and a worker is woken then, by a thread that
-    the caller does not wait for. With an `AsyncSession`: `await session.run_sync(lambda s: notify(..., session=s))`.
+    the caller's own transaction, written when the session flushes: it is asked if and when that commits, and a worker
+    is woken then, by a thread that the caller does not wait for. With an `AsyncSession`:
+    `await session.run_sync(lambda s: notify(..., session=s))`.
 
     Raises InvalidRequest naming field and rule; with a session IdempotencyConflict; without one NoBroker, or when the
     broker cannot be reached PublishError: then nothing was asked. Whether the event is known and its context is right

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import event, func, select, update
+from sqlalchemy import Engine, event, func, select, update
 from sqlalchemy.orm import Session
 
 from worker import create as creating
@@ -21,7 +21,7 @@ from worker.models import Request
 from worker.prepare import prepare
 from worker.recipients import Asked, audiences
 from worker.request import NotificationRequest
-from worker.rows import is_in
+from worker.rows import chunks, is_in
 from worker.settings import get_settings
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ ENQUEUE_BATCH = 1_000
 
 #: Where a session's `info` keeps the wake-up until its transaction has committed.
 _WAKE = "bellhop_wake"
+
+#: Where it keeps the requests that wait for its next flush, each with the object that stands for it there.
+_UNWRITTEN = "bellhop_unwritten"
 
 
 def enqueue(session: Session, *requests: NotificationRequest, now: datetime) -> None:
@@ -52,10 +55,33 @@ def enqueue(session: Session, *requests: NotificationRequest, now: datetime) -> 
 def enqueue_durably(session: Session, requests: Sequence[NotificationRequest], wake: Callable[[], None]) -> None:
     """Enqueue, and call `wake` once the caller's transaction has committed; once for all that it enqueued.
 
+    A single request that cannot have been asked before, as it was given neither id nor key, is written when the
+    session flushes, in one statement with the others that wait for that; any other at once, for the conflict's sake.
     A wake-up that fails, or comes too late, harms nothing: beat looks for waiting requests.
     """
-    enqueue(session, *requests, now=datetime.now(UTC))
+    only = requests[0] if len(requests) == 1 else None
+    # A session on a connection may leave the commit to that: nobody would flush.
+    if only and only.model_fields_set.isdisjoint(("id", "idempotency_key")) and isinstance(session.get_bind(), Engine):
+        row = Request(id=only.id)
+        session.add(row)
+        session.info.setdefault(_UNWRITTEN, []).append((row, only))
+    else:
+        enqueue(session, *requests, now=datetime.now(UTC))
     session.info[_WAKE] = wake
+
+
+@event.listens_for(Session, "before_flush")
+def _write_unwritten(session: Session, _context: object, _instances: object) -> None:
+    """What SQLAlchemy would write row by row; what a rollback, or the end of a savepoint, took out of it is gone."""
+    if _UNWRITTEN not in session.info:
+        return
+    new = session.new
+    unwritten = [(row, request) for row, request in session.info[_UNWRITTEN] if row in new]
+    for some in chunks(unwritten):
+        creating.record(session, [request for _, request in some], Created(), datetime.now(UTC), status="pending")
+    del session.info[_UNWRITTEN]
+    for row, _ in unwritten:
+        session.expunge(row)
 
 
 # On the class: a listener of one session could not be taken away again, and a scoped_session has none of its own.
