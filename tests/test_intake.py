@@ -48,7 +48,7 @@ def fragile(to: str, title: str) -> NotificationRequest:
 
 def take(limit: int = 100) -> int:
     """One wake-up's work; gives how many were taken."""
-    return sum(count for count, _ in intake.take_waiting(transaction, limit=limit, bulk=False, ends=(OutOfTime,)))
+    return sum(count for count, *_ in intake.take_waiting(transaction, limit=limit, bulk=False, ends=(OutOfTime,)))
 
 
 def message(asked: Sequence[NotificationRequest], *, redelivered: bool = True) -> Created:

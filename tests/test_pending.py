@@ -187,3 +187,19 @@ def test_nothing_waits_in_an_empty_store() -> None:
     """Taking nothing is no error."""
     put("paul", NOW)
     assert ((False, False), 0, 0) == (waits(), take()[0], take(bulk=True)[0])
+
+
+def test_one_take_holds_no_more_than_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But always one; and it says whether there may be more, or its task would leave them to beat."""
+    for number in range(3):
+        enqueue(ask(f"reader-{number}"))
+    assert taken(limit=9) == (3, False)
+    assert taken(limit=3) == (3, True)
+    monkeypatch.setattr(pending, "MOST_BYTES", 1)
+    assert taken(limit=9) == (1, True)
+
+
+def taken(limit: int) -> tuple[int, bool]:
+    with undone() as session:
+        found, more = pending.take(session, limit, bulk=False)
+    return len(found), more

@@ -93,10 +93,11 @@ def _cross_out(begin: Transaction, id: UUID) -> None:
         under_way.cross_out(session, [id])
 
 
-def take_waiting(begin: Transaction, *, limit: int, bulk: bool, ends: Ends) -> Iterator[tuple[int, Created]]:
+def take_waiting(begin: Transaction, *, limit: int, bulk: bool, ends: Ends) -> Iterator[tuple[int, Created, bool]]:
     """Create up to `limit` waiting requests: those that nobody died of in one transaction, then the others, each alone.
 
-    Gives, for each transaction once it is committed, how many were taken and what became of them.
+    Gives, for each transaction once it is committed, how many were taken, what became of them, and whether others
+    were waiting already.
     """
     batch = _Batch()
     passing: Ends = (*UNAVAILABLE, *ends)
@@ -112,9 +113,9 @@ def take_waiting(begin: Transaction, *, limit: int, bulk: bool, ends: Ends) -> I
         log.warning("a batch of %d requests broke (%s): each is created alone", len(batch.ids), describe(error))
         batch.suspects += batch.ids
         done = 0, Created()
-    yield done
+    yield *done, batch.more
     for id in batch.suspects:
-        yield 1, _one_waiting(begin, id, bulk, ends)
+        yield 1, _one_waiting(begin, id, bulk, ends), batch.more
     if batch.suspects:
         with begin() as session:
             named = under_way.beside(session, batch.suspects)
@@ -126,10 +127,11 @@ class _Batch:
     ids: list[UUID] = field(default_factory=list)
     suspects: list[UUID] = field(default_factory=list)
     """Requests whose last worker died."""
+    more: bool = False
 
 
 def _choose(session: Session, batch: _Batch, limit: int, bulk: bool) -> Sequence[Any]:
-    rows = pending.take(session, limit, bulk, under_way.in_other_hands(session, now=utcnow()))
+    rows, batch.more = pending.take(session, limit, bulk, under_way.in_other_hands(session, now=utcnow()))
     died = under_way.deaths(session, [row.id for row in rows])
     batch.suspects = [row.id for row in rows if died[row.id]]
     batch.ids = [row.id for row in rows if not died[row.id]]

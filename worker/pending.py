@@ -109,7 +109,7 @@ def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = 
     cuts it into pages that wait in turn. One that is wrong is marked failed with its error and stays, with what was
     asked, for the operator.
     """
-    rows = take(session, limit, bulk)
+    rows, _ = take(session, limit, bulk)
     return len(rows), create_taken(session, rows, now=now, bulk=bulk)
 
 
@@ -163,10 +163,10 @@ def settle(session: Session, created: Sequence[UUID], failed: Mapping[UUID, Exce
         log.warning("request %s is refused: %s", id, reason)
 
 
-def take(session: Session, limit: int, bulk: bool, but: Collection[UUID] = ()) -> Sequence[Any]:
+def take(session: Session, limit: int, bulk: bool, but: Collection[UUID] = ()) -> tuple[Sequence[Any], bool]:
     """Up to `limit` waiting requests, the oldest first, locked; others than those named.
 
-    No more than fit into memory, but always one. Gives their ids, payloads and cursors.
+    No more than fit into memory, but always one. Gives their ids, payloads and cursors, and whether there may be more.
     """
     size = func.pg_column_size if session.get_bind().dialect.name == "postgresql" else func.length
     waiting = (
@@ -177,12 +177,14 @@ def take(session: Session, limit: int, bulk: bool, but: Collection[UUID] = ()) -
         .with_for_update(skip_locked=True)
     )
     ids, total = list[UUID](), 0
-    for id, bytes_ in session.execute(waiting):
+    found = session.execute(waiting).all()
+    for id, bytes_ in found:
         total += bytes_
         if ids and total > MOST_BYTES:
             break
         ids.append(id)
-    return session.execute(_these(session, ids)).all() if ids else []
+    more = len(found) == limit or len(ids) < len(found)
+    return session.execute(_these(session, ids)).all() if ids else [], more
 
 
 def _these(session: Session, ids: Sequence[UUID]) -> Any:

@@ -170,20 +170,20 @@ def _numbers(created: Created) -> dict[str, int]:
 
 @task("notifications.create_pending", internal=True)
 def create_pending(*, bulk: bool = False) -> dict[str, int]:
-    """Create waiting requests until there are none, or its time is up: then go on in a new task."""
-    done, limit, started = 0, 1 if bulk else PENDING_BATCH, time.monotonic()
-    while True:
-        taken = 0
-        for count, created in intake.take_waiting(transaction, limit=limit, bulk=bulk, ends=ENDS):
+    """Create what waits now, until its time is up: then go on in a new task.
+
+    Of what is committed meanwhile its own wake-up tells: by then there are many to be created together.
+    """
+    done, limit, started, more = 0, 1 if bulk else PENDING_BATCH, time.monotonic(), True
+    while more:
+        for count, created, more in intake.take_waiting(transaction, limit=limit, bulk=bulk, ends=ENDS):  # noqa: B007
             hand_over(created.due)
             wake_bulk(created.fan_outs + created.pages)
-            taken += count
-        done += taken
-        if not taken:
-            return {"requests": done}
-        if time.monotonic() - started > PENDING_BUDGET:
+            done += count
+        if more and time.monotonic() - started > PENDING_BUDGET:
             wake_pending(bulk=bulk)
-            return {"requests": done}
+            break
+    return {"requests": done}
 
 
 @task("notifications.fan_out", keep_request=True)
