@@ -17,7 +17,7 @@ from celery.signals import worker_init, worker_process_init, worker_shutting_dow
 from pydantic import ValidationError, validate_call
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from worker import failed, stopping, transport
+from worker import failed, signing, stopping, transport
 from worker.client import make_queue
 from worker.database import UNAVAILABLE, check_schema, get_engine, transaction, utcnow
 from worker.errors import (
@@ -26,6 +26,7 @@ from worker.errors import (
     PartlyRefused,
     StoreUnavailable,
     UnexpectedError,
+    Unsigned,
     type_and_place,
 )
 from worker.events import get_events
@@ -69,7 +70,13 @@ class BellhopTask(Task):
     """Whether what was asked is kept where the task fails for good."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run; whatever goes wrong leaves as one of our own errors, or as a retry."""
+        """Run; whatever goes wrong leaves as one of our own errors, or as a retry.
+
+        What is not signed is not kept: whoever may write to the broker could else fill the database, and have an
+        operator replay it.
+        """
+        if refusal := getattr(self.request, transport.REFUSAL, None):
+            raise Unsigned(refusal)
         try:
             return self._attempt(args, kwargs)
         except PartlyRefused:
@@ -176,6 +183,8 @@ def make_app(settings: Settings) -> Celery:
     """The Celery app for these settings."""
     transport.install()
     transport.hide_bodies()
+    keys = settings.signing_keys
+    signing.start(keys.get_secret_value() if keys else "", required=settings.signing_required)
     app = Celery(
         "bellhop", task_cls=BellhopTask, include=["worker.tasks", "worker.inbox_tasks", "worker.directory_tasks"]
     )
