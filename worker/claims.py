@@ -16,7 +16,7 @@ from worker.channels import Parcel
 from worker.events import get_events
 from worker.models import AttachmentContent, Delivery, Notification
 from worker.recipients import suppressed
-from worker.rows import is_in
+from worker.rows import is_in, lock_deliveries
 from worker.threads import references
 
 Parts = Mapping[str, Any]
@@ -153,6 +153,7 @@ def _parcel(
 
 def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> None:
     """Return claimed deliveries that were not tried, for anyone to take at once."""
+    lock_deliveries(session, [one.id for one in claimed])
     by_attempts = defaultdict(list)
     for one in claimed:
         by_attempts[one.attempts].append(one.id)
@@ -166,5 +167,6 @@ def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> No
 
 def let_go(session: Session, delivery_ids: Sequence[UUID], now: datetime) -> None:
     """Return deliveries that were handed over and not claimed, to be handed over again at once."""
+    lock_deliveries(session, delivery_ids)
     handed = (is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
     session.execute(update(Delivery).where(*handed).values(lease_until=now))

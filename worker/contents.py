@@ -73,7 +73,7 @@ def of_recipient(session: Session, recipient_id: str) -> list[tuple[UUID, UUID]]
         Notification, Notification.id == Delivery.notification_id
     )
     found = own.where(Notification.recipient_id == recipient_id, Delivery.content_id.is_not(None)).distinct()
-    return [(content, request) for content, request in session.execute(found) if content]
+    return sorted((content, request) for content, request in session.execute(found) if content)
 
 
 def remove_unused(session: Session, candidates: Sequence[tuple[UUID, UUID]]) -> None:

@@ -154,9 +154,11 @@ def _send(begin: Transaction, batch: _Batch, result: Delivered) -> None:
             result.given_back += len(rest)
     except BaseException:
         # What was under way when something broke may have been sent: it stays claimed until its lease ends.
-        with suppress(*UNAVAILABLE), begin() as session:
-            record(session, told, utcnow())
-            _give_back(session, batch, list(waiting.values()), utcnow())
+        with suppress(*UNAVAILABLE):
+            with begin() as session:
+                record(session, told, utcnow())
+            with begin() as session:
+                _give_back(session, batch, list(waiting.values()), utcnow())
         raise
 
 

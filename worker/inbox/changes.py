@@ -14,7 +14,7 @@ from worker.inbox.filters import Where, narrow, visible
 from worker.inbox.items import COLUMNS, Item
 from worker.inbox.lists import get
 from worker.models import Notification
-from worker.rows import locked
+from worker.rows import lock_whole, locked
 
 
 def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Item | None:
@@ -66,5 +66,5 @@ def delete_seen(
     if older_than is not None:
         condition &= Notification.updated_at < older_than
     signal.note(session, {recipient_id: None})
-    statement = sql_delete(Notification).where(Notification.id.in_(locked(condition)))
+    statement = sql_delete(Notification).where(lock_whole(session, condition))
     return len(session.execute(statement.returning(Notification.id)).all())
