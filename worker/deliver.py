@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from worker import control
 from worker.channels import CHANNELS, Channel, Outcome, Parcel
 from worker.claims import Claimed, claim, give_back, let_go
-from worker.database import UNAVAILABLE, Transaction, utcnow
+from worker.database import UNAVAILABLE, Transaction, utcnow, why_unavailable
 from worker.outcomes import record
 from worker.settings import Settings, get_settings
 from worker.stopping import stopping
@@ -179,10 +179,10 @@ def _persist(begin: Transaction, write: Callable[[Session], T], until: datetime)
         try:
             with begin() as session:
                 return write(session)
-        except UNAVAILABLE:
+        except UNAVAILABLE as error:
             if utcnow() >= until:
                 raise
-        log.warning("the database could not be reached; what became of emails is kept and recorded later")
+            log.warning("%s; what became of emails is kept and recorded later", why_unavailable(error))
         time.sleep(delay)
         delay = min(2 * delay, RECORD_RETRY_MAX)
 

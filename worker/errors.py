@@ -105,7 +105,7 @@ class TablesInUse(BellhopError):
 
 
 class StoreUnavailable(BellhopError):
-    """The database could not be reached; the task is tried again."""
+    """The database could not be reached, or could not do it now; the task is tried again."""
 
 
 class UnexpectedError(BellhopError):
