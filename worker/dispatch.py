@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from worker import attempts, control
 from worker.channels import CHANNELS
+from worker.claims import ABANDONED
 from worker.models import URGENCY, Delivery
 from worker.rows import is_in
 from worker.settings import Settings, get_settings
@@ -67,10 +68,10 @@ def _recover(session: Session, now: datetime, settings: Settings) -> None:
     silent = update(Delivery).where(
         is_in(session, Delivery.id, attempts.note_silent(session, now)), Delivery.status == "sending"
     )
-    spent = {"status": "failed", "reason": "abandoned", "last_error": "every worker that claimed it fell silent"}
-    deadly = and_(Delivery.reason == "abandoned", Delivery.attempts >= DEADLY)
+    spent = {"status": "failed", "reason": ABANDONED, "last_error": "every worker that claimed it fell silent"}
+    deadly = and_(Delivery.reason == ABANDONED, Delivery.attempts >= DEADLY)
     session.execute(silent.where(or_(Delivery.attempts >= settings.max_attempts, deadly)).values(spent))
     status = "unknown" if settings.unknown_policy == "hold" else "pending"
     session.execute(
-        silent.values(status=status, reason="abandoned", last_error="the worker that claimed it fell silent"),
+        silent.values(status=status, reason=ABANDONED, last_error="the worker that claimed it fell silent"),
     )
