@@ -95,7 +95,7 @@ def _ask_the_time(before: tuple[float, datetime] | None) -> tuple[float, datetim
     except (*UNAVAILABLE, psycopg.Error):
         now = monotonic()
         return (now, before[1] + timedelta(seconds=now - before[0])) if before else (now, datetime.now(UTC))
-    # Rather a little behind than ahead: what is created now is visible at once to who reads by the same host's clock.
+    # Rather a little behind than ahead: what is created now is visible at once.
     return monotonic(), answer.astimezone(UTC)
 
 
