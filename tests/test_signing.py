@@ -61,9 +61,11 @@ def test_a_wrong_or_weak_key_is_refused_by_name(monkeypatch: pytest.MonkeyPatch,
     get_settings.cache_clear()
 
 
-def test_keys_are_masked_and_none_is_none() -> None:
-    """An empty setting turns signing off."""
-    assert Settings(signing_keys="").signing_keys is None
+def test_keys_are_masked_and_an_empty_setting_is_none() -> None:
+    """Also where it is the environment's."""
+    assert Settings(signing_keys="").signing_keys.get_secret_value() == ""
+    signing.start(" ")
+    assert signing.refusal(CREATE, "id", "body", {}) is None
     assert ONE.partition(":")[2] not in repr(Settings(signing_keys=ONE))
 
 

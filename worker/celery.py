@@ -72,8 +72,7 @@ class BellhopTask(Task):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run; whatever goes wrong leaves as one of our own errors, or as a retry.
 
-        What is not signed is not kept: whoever may write to the broker could else fill the database, and have an
-        operator replay it.
+        What is not signed is not kept: else whoever may write to the broker could have an operator replay it.
         """
         if refusal := getattr(self.request, transport.REFUSAL, None):
             raise Unsigned(refusal)
@@ -176,8 +175,7 @@ def make_app(settings: Settings) -> Celery:
     """The Celery app for these settings."""
     transport.install()
     transport.hide_bodies()
-    keys = settings.signing_keys
-    signing.start(keys.get_secret_value() if keys else "", required=settings.signing_required)
+    signing.start(settings.signing_keys.get_secret_value(), required=settings.signing_required)
     app = Celery(
         "bellhop", task_cls=BellhopTask, include=["worker.tasks", "worker.inbox_tasks", "worker.directory_tasks"]
     )

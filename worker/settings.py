@@ -30,10 +30,9 @@ def _broker(value: SecretStr) -> SecretStr:
     return value
 
 
-def _keys(value: SecretStr | None) -> SecretStr | None:
-    if value is None or not value.get_secret_value().strip():
-        return None
-    Keys.parse(value.get_secret_value())
+def _keys(value: SecretStr) -> SecretStr:
+    if text := value.get_secret_value().strip():
+        Keys.parse(text)
     return value
 
 
@@ -47,8 +46,8 @@ class Settings(BaseSettings):
     result_backend: SecretStr | None = None
     """Where `inbox.*` and `recipients.*` results go; absent: the broker, as `rpc://` where that is RabbitMQ."""
 
-    signing_keys: Annotated[SecretStr | None, AfterValidator(_keys)] = None
-    """`id:base64`, with commas between: the first key signs messages, all verify them; absent: nothing is signed."""
+    signing_keys: Annotated[SecretStr, AfterValidator(_keys)] = SecretStr("")
+    """`id:base64`, with commas between: the first key signs messages, all verify them; empty: nothing is signed."""
     signing_required: bool = True
     """Where there are keys: whether messages that are not signed are refused, or run with a warning."""
 
