@@ -1,13 +1,17 @@
-"""An event whose text may kill the process that renders it, as a fault in a library of C would."""
+"""An event whose text may kill the process that renders or sends it, as a fault in a library of C would."""
 
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from jinja2.filters import FILTERS
 
-POISON, ENDLESS = "POISON", "ENDLESS"
+from worker.channels import traffic
+from worker.channels.mime import Letter, compose
+
+POISON, ENDLESS, MAILED_POISON = "POISON", "ENDLESS", "MAILED POISON"
 
 _EVENT = """
 [fragile]
@@ -26,9 +30,16 @@ def _deadly(value: str) -> str:
     return value
 
 
+def _compose(parcel: Any, *args: Any) -> Letter | None:
+    if MAILED_POISON in parcel.parts["subject"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compose(parcel, *args)
+
+
 def install() -> None:
-    """Let templates use the filter; before the first one is loaded."""
+    """Let templates use the filter, before the first one is loaded, and emails be written by the above."""
     FILTERS["deadly"] = _deadly
+    traffic.compose = _compose  # type: ignore[attr-defined, assignment]
 
 
 def add_event(folder: Path) -> None:

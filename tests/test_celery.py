@@ -296,7 +296,7 @@ def test_a_worker_refuses_an_older_schema(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"DATABASE_URL": "mysql://somewhere"}, "DATABASE_URL: postgresql:// or sqlite:/// only"),
-        ({"DATABASE_URL": f"postgresql://name:{CANARY}@127.0.0.1:1/x"}, "the database cannot be reached"),
+        ({"DATABASE_URL": f"postgresql://name:{CANARY}@127.0.0.1:1/x"}, "the database could not be reached"),
         ({"CONFIG_DIR": "/nowhere"}, "set CONFIG_DIR to the folder that holds events.toml"),
     ],
 )

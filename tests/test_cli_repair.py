@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import delete, update
 
 from tests.rows import ago, change_delivery, get_delivery, put_deliveries
 from tests.store import NOW, ask, create, enqueue, rows
@@ -19,8 +20,9 @@ from worker.database import transaction, utcnow
 from worker.errors import IdempotencyConflict, InvalidRequest, UnknownRecipient
 from worker.failed import Failure
 from worker.ids import uuid7
-from worker.models import Attempt, Delivery, Notification, Request
+from worker.models import AttachmentContent, Attempt, Content, Delivery, Notification, Request
 from worker.outcomes import record
+from worker.tables import Base
 
 pytestmark = pytest.mark.usefixtures("catalogue", "engine")
 
@@ -106,12 +108,36 @@ def test_replay_puts_failed_deliveries_back(woken: list[str]) -> None:
     assert (1, True) == (gone.exit_code, "could not be put back" in gone.output)
 
 
+FILE = {"name": "plan.txt", "content_type": "text/plain", "content": "Q0FOQVJZ"}
+
+
+@pytest.mark.parametrize("gone", [Content, AttachmentContent])
+def test_a_dry_run_says_what_the_run_does(gone: type[Base]) -> None:
+    """Also of mails, alone or with much in common, whose contents or files are gone: those are not put back."""
+    for to in (MAILED, [{**MAILED, "id": name} for name in ("chani", "jessica")]):
+        create(ask(to, attachments=[FILE]), ask(to))
+    with transaction() as session:
+        session.execute(update(Delivery).values(status="failed"))
+    assert ("6 would be put back\n", 0) == ((all_of := run("replay", "--dry-run")).output, all_of.exit_code)
+    assert {"failed"} == {row.status for row in rows(Delivery)}
+    assert [] == rows(Attempt)
+    with transaction() as session:
+        session.execute(delete(gone))
+    rehearsed, done = run("replay", "--dry-run"), run("replay")
+    left = {Content: 2, AttachmentContent: 3}[gone]
+    assert done.output.startswith(f"{left} put back\n{6 - left} could not be put back: their text or a file")
+    assert (done.output.replace("put back\n", "would be put back\n"), 1) == (rehearsed.output, rehearsed.exit_code)
+    with transaction() as session:
+        _claimed, skipped = claim(session, [row.id for row in rows(Delivery)], utcnow(), utcnow())
+    assert 0 == skipped
+
+
 def test_replay_of_what_was_skipped_names_its_reason() -> None:
     """Its text was never kept, and that is said; else whatever was skipped on purpose would be sent."""
     create(ask("paul"))
     assert 2 == run("replay", "--status", "skipped").exit_code
     result = run("replay", "--status", "skipped", "--reason", "no_address")
-    assert (1, True) == (result.exit_code, "their text is not kept" in result.output)
+    assert (1, True) == (result.exit_code, "their text or a file is not kept" in result.output)
     assert ["skipped"] == [row.status for row in rows(Delivery)]
 
 
@@ -134,8 +160,11 @@ def test_replay_of_requests_creates_what_was_mended(woken: list[str]) -> None:
     with transaction() as session:
         recipients.upsert(session, [{"id": "paul", "username": "muaddib"}])
 
-    assert "3 would be put back\n" == run("replay", "--requests", "--dry-run").output
+    before = [(row.id, row.status, row.error) for row in rows(Request)]
+    rehearsed = run("replay", "--requests", "--dry-run")
+    assert ([], before) == (woken, [(row.id, row.status, row.error) for row in rows(Request)])
     result = run("replay", "--requests")
+    assert (1, result.output.replace("2 put", "2 would be put")) == (rehearsed.exit_code, rehearsed.output)
     assert (1, True) == (result.exit_code, f"{wrong} is still refused: InvalidRequest" in result.output)
     assert "2 put back\n" in result.output
     assert ["notifications.create_pending"] == woken

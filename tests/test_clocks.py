@@ -1,5 +1,6 @@
 """Whose clock is believed: leases and due times mean the same to every worker, whatever its host's clock says."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.conftest import ROOT
-from tests.rows import ago, put_deliveries
+from tests.rows import ago, put_deliveries, put_notifications
 from tests.servers import Process, wait_until
 from tests.slow_smtp import SlowSmtp
 from tests.store import rows
@@ -57,3 +58,41 @@ def test_the_present_moment_is_the_databases(configure: Callable[..., None], mon
     first, second = database.utcnow(), database.utcnow()
     assert timedelta(0) < second - first < timedelta(seconds=5)
     assert abs(second - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+WRONG = """
+import sys
+from datetime import UTC, datetime
+from types import ModuleType
+
+class Wrong(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2001, 1, 1, tzinfo=UTC)
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from worker import inbox, signal, tables
+for module in [one for name, one in sys.modules.items() if name.startswith("worker.")]:
+    if getattr(module, "datetime", None) is datetime:
+        module.datetime = Wrong
+engine = create_engine(sys.argv[1])
+with Session(engine) as session, session.begin():
+    assert inbox.counts(session, "reader") == inbox.Counts(3, 3)
+    found = [one.id for one in inbox.list(session, "reader", page=1).items]
+    assert inbox.get(session, "reader", found[0]), "one of them"
+    assert inbox.unseen_count(session, "reader", only=tables.Base.metadata.tables["notifications"].c.lang == "en") == 3
+    assert inbox.mark_seen(session, "reader", found[0]).seen_at.year > 2001
+    assert inbox.mark_all_seen(session, "reader") == 2
+    assert {one.seen_at.year > 2001 for one in inbox.list(session, "reader").items} == {True}
+    assert inbox.delete(session, "reader", found[0])
+assert signal._counts(engine, ["reader"]) == {"reader": (2, 0)}
+"""
+
+
+def test_an_inbox_is_read_and_marked_by_the_databases_clock(postgres_engine: Engine) -> None:
+    """Whatever that of the application's host says."""
+    put_notifications(3, seen_at=None, created_at=database.utcnow())
+    put_notifications(seen_at=None, created_at=database.utcnow() + timedelta(hours=1))
+    url = postgres_engine.url.render_as_string(hide_password=False)
+    subprocess.run([sys.executable, "-c", WRONG, url], check=True, timeout=60, cwd=ROOT)

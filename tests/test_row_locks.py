@@ -1,13 +1,17 @@
 """Row locks, which PostgreSQL has and SQLite has not: nobody waits for a row that another has in hand."""
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import cycle
+from threading import Barrier
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, delete, select, text
+from sqlalchemy import Engine, delete, select, text, update
 from sqlalchemy.orm import Session
 
 from tests.rows import THEN, put_deliveries, put_notifications
@@ -15,7 +19,7 @@ from tests.servers import wait_until
 from tests.store import LATER, ask, by_recipient, enqueue, put, rows
 from worker import inbox, pending, recipients, retract
 from worker.channels import Outcome, Verdict
-from worker.claims import claim
+from worker.claims import Claimed, claim, give_back
 from worker.database import UNAVAILABLE, transaction, utcnow
 from worker.deliver import _persist
 from worker.ids import uuid7
@@ -25,6 +29,9 @@ from worker.purge import Purged, purge_seen
 
 #: Some ninety days after THEN: the default retention has just ended.
 NOW = THEN + timedelta(days=90, microseconds=1)
+
+#: Tries at the same time to have a removal and the record of its emails wait for each other.
+ROUNDS = 3
 
 pytestmark = pytest.mark.usefixtures("catalogue", "postgres_engine")
 
@@ -108,6 +115,86 @@ def test_many_are_locked_in_one_order(name: str, other_session: Session) -> None
         found = other_session.scalars(others).all()
         other_session.rollback()
         assert (3, 4) == (len(found), changed.result(10))
+
+
+def claimed_of(ids: Sequence[UUID]) -> list[Claimed]:
+    """Claimed by a worker, in another order than that of their ids."""
+    with transaction() as session:
+        claimed, _skipped = claim(session, ids, utcnow(), utcnow() + timedelta(minutes=5))
+    return sorted(claimed, key=lambda one: one.id, reverse=True)
+
+
+def outcomes(claimed: Sequence[Claimed], *verdicts: Verdict) -> list[tuple[Claimed, Outcome]]:
+    return [(one, Outcome(one.id, verdict, "told")) for one, verdict in zip(claimed, cycle(verdicts), strict=False)]
+
+
+TOGETHER: dict[str, Callable[[Session, Sequence[Claimed]], object]] = {
+    "delete seen": lambda session, _claimed: inbox.delete_seen(session, "reader"),
+    "retract": lambda session, _claimed: retract.retract(session, "book", "7"),
+    "cancel": lambda session, _claimed: retract.cancel(session, id=UUID(int=9), now=THEN - timedelta(days=1)),
+    "erase": lambda session, _claimed: recipients.erase(session, "reader", now=NOW),
+    "record sent": lambda session, claimed: record(session, outcomes(claimed, Verdict.SENT), utcnow()),
+    "record": lambda session, claimed: record(session, outcomes(claimed, Verdict.SENT, Verdict.PERMANENT), utcnow()),
+    "give back": lambda session, claimed: give_back(session, claimed, utcnow()),
+}
+
+
+def emails_about_one_book(count: int) -> list[Claimed]:
+    """Claimed deliveries of seen notifications, which lie in the table in the order opposite to that of their ids."""
+    ids = put_deliveries(count, give_up_at=utcnow() + timedelta(days=1))
+    about = {"object_type": "book", "object_id": "7", "request_id": UUID(int=9), "seen_at": THEN, "created_at": THEN}
+    with transaction() as session:
+        for id in reversed(ids):
+            session.execute(update(Delivery).where(Delivery.id == id).values(last_error="moved"))
+            mine = select(Delivery.notification_id).where(Delivery.id == id).scalar_subquery()
+            session.execute(update(Notification).where(Notification.id == mine).values(**about))
+    return claimed_of(ids)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_deliveries_are_locked_in_one_order(name: str, other_session: Session) -> None:
+    """By who removes them with their notifications, and by workers: who waits for the first has none of the others."""
+    claimed = emails_about_one_book(4)
+    ids = sorted(one.id for one in claimed)
+    other_session.execute(select(Delivery.id).where(Delivery.id == ids[0]).with_for_update())
+
+    def change() -> None:
+        with transaction() as session:
+            TOGETHER[name](session, claimed)
+
+    with ThreadPoolExecutor(1) as pool:
+        changed = pool.submit(change)
+        wait_until(somebody_waits, 10, "it waits for the first delivery")
+        others = select(Delivery.id).where(Delivery.id.in_(ids[1:])).with_for_update(nowait=True)
+        found = other_session.scalars(others).all()
+        other_session.rollback()
+        changed.result(10)
+    assert 3 == len(found)
+
+
+REMOVALS = ("delete seen", "retract", "cancel", "erase")
+
+
+@pytest.mark.parametrize("name", REMOVALS)
+def test_who_removes_what_workers_record_is_never_refused(name: str) -> None:
+    """An application tries nothing again: no removal of its own may end as the victim of a deadlock."""
+    for _round in range(ROUNDS):
+        claimed = emails_about_one_book(60)
+        shuffled = [random.sample(claimed, len(claimed)) for _ in range(3)]
+        ready = Barrier(len(shuffled) + 1)
+
+        def work(some: Sequence[Claimed], ready: Barrier = ready) -> None:
+            ready.wait()
+            with suppress(*UNAVAILABLE), transaction() as session:  # a worker would try again
+                record(session, outcomes(some, Verdict.PERMANENT, Verdict.SENT), utcnow())
+
+        with ThreadPoolExecutor(len(shuffled)) as pool:
+            workers = [pool.submit(work, some) for some in shuffled]
+            ready.wait()
+            with transaction() as session:
+                TOGETHER[name](session, claimed)
+            for worker in workers:
+                worker.result(30)
 
 
 def test_a_taker_passes_over_what_another_has_in_hand() -> None:

@@ -18,7 +18,8 @@ EXAMPLE = ROOT / "config" / "worker.env.example"
 ASSIGNMENT = re.compile(r"#?([A-Z][A-Z0-9_]*)=(.*)")
 
 # The embedded servers and processes are children that get an environment of their own; they read no setting there.
-MAY_TOUCH_ENVIRONMENT = ("settings.py", "embedded.py", "embedded/")
+# Applications have their signing keys there, and do not load the settings.
+MAY_TOUCH_ENVIRONMENT = ("settings.py", "signing.py", "embedded.py", "embedded/")
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) 
     url = postgres.create_database("watched", template="migrated")
     engine = create_engine(url)
     with RedisTestServer(folder / "redis") as redis, foreign_app(redis.url, results=True) as app, captured(app) as seen:
-        settings = {"DATABASE_URL": url, "BROKER_URL": redis.url}
+        # Nothing is gathered: what waits in the worker is to be looked at there.
+        settings = {"DATABASE_URL": url, "BROKER_URL": redis.url, "CREATE_GATHER": "0"}
         with running_worker(folder, settings, "--prefetch-multiplier", "4") as worker:
             yield Watched(app, worker, engine, postgres, seen)
     engine.dispose()

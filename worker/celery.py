@@ -15,17 +15,18 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.schedules import crontab
 from celery.signals import worker_init, worker_process_init, worker_shutting_down
 from pydantic import ValidationError, validate_call
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 
-from worker import failed, stopping, transport
+from worker import failed, signing, stopping, transport
 from worker.client import make_queue
-from worker.database import UNAVAILABLE, check_schema, get_engine, transaction, utcnow
+from worker.database import UNAVAILABLE, check_schema, get_engine, transaction, utcnow, why_unavailable
 from worker.errors import (
     BellhopError,
     InvalidRequest,
     PartlyRefused,
     StoreUnavailable,
     UnexpectedError,
+    Unsigned,
     type_and_place,
 )
 from worker.events import get_events
@@ -69,7 +70,12 @@ class BellhopTask(Task):
     """Whether what was asked is kept where the task fails for good."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run; whatever goes wrong leaves as one of our own errors, or as a retry."""
+        """Run; whatever goes wrong leaves as one of our own errors, or as a retry.
+
+        What is not signed is not kept: else whoever may write to the broker could have an operator replay it.
+        """
+        if refusal := getattr(self.request, transport.REFUSAL, None):
+            raise Unsigned(refusal)
         try:
             return self._attempt(args, kwargs)
         except PartlyRefused:
@@ -106,9 +112,7 @@ class BellhopTask(Task):
 
     def _wait_for_store(self, error: Exception) -> NoReturn:
         # None would stand for Celery's default of three.
-        self._later(
-            StoreUnavailable(f"the database could not be reached or did not answer ({_name(error)})"), sys.maxsize
-        )
+        self._later(StoreUnavailable(why_unavailable(error)), sys.maxsize)
 
     def _later(self, reason: BellhopError, most: int) -> NoReturn:
         delay = min(2**self.request.retries, STORE_RETRY_MAX)
@@ -117,11 +121,6 @@ class BellhopTask(Task):
         except Reject:
             # The broker is away too. Celery would drop the message; back on its queue, it waits for both.
             raise Reject(reason, requeue=True) from None
-
-
-def _name(error: Exception) -> str:
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return type(original).__name__
 
 
 def _asked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -176,6 +175,7 @@ def make_app(settings: Settings) -> Celery:
     """The Celery app for these settings."""
     transport.install()
     transport.hide_bodies()
+    signing.start(settings.signing_keys.get_secret_value(), required=settings.signing_required)
     app = Celery(
         "bellhop", task_cls=BellhopTask, include=["worker.tasks", "worker.inbox_tasks", "worker.directory_tasks"]
     )
@@ -272,7 +272,7 @@ def refuse_to_start(**_: Any) -> None:
     except BellhopError as error:
         raise SystemExit(f"bellhop: {error}") from None
     except OperationalError as error:
-        raise SystemExit(f"bellhop: the database cannot be reached ({_name(error)}); see DATABASE_URL") from None
+        raise SystemExit(f"bellhop: {why_unavailable(error)}; see DATABASE_URL") from None
 
 
 @worker_shutting_down.connect

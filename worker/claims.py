@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, true, update
+from sqlalchemy import ColumnElement, and_, func, select, true, update
 from sqlalchemy.orm import Session
 
 from worker import contents, control
@@ -16,10 +16,13 @@ from worker.channels import Parcel
 from worker.events import get_events
 from worker.models import AttachmentContent, Delivery, Notification
 from worker.recipients import suppressed
-from worker.rows import is_in
+from worker.rows import is_in, lock_deliveries
 from worker.threads import references
 
 Parts = Mapping[str, Any]
+
+#: The reason of a delivery whose last worker died, or fell silent, while it had it.
+ABANDONED = "abandoned"
 
 _CLAIMED = (
     Delivery.id,
@@ -53,7 +56,8 @@ def claim(
 ) -> tuple[list[Claimed], int]:
     """Take what is pending and due, urgent and oldest first; what must not be sent is skipped or failed, with why.
 
-    Nothing of a channel that is held back, unless `probing`. Gives what is ours now, and how many were skipped.
+    Nothing of a channel that is held back, unless `probing`. Of several, none whose last worker died: lest it take the
+    others along, each of these is claimed alone, see `suspects`. Gives what is ours now, and how many were skipped.
     """
     rows = _take(session, delivery_ids, now, lease_until, true() if probing else control.is_open())
     about = _notifications(session, [row.notification_id for row in rows])
@@ -85,6 +89,8 @@ def claim(
 def _take(
     session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime, allowed: ColumnElement[bool]
 ) -> list[Any]:
+    if len(delivery_ids) > 1:
+        allowed = and_(allowed, Delivery.reason.is_distinct_from(ABANDONED))
     open_ones = (
         select(Delivery.id)
         .where(is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now, allowed)
@@ -98,6 +104,13 @@ def _take(
         .execution_options(synchronize_session=False)
     )
     return sorted(session.execute(statement), key=lambda row: (row.urgency, row.due_at, row.id))
+
+
+def suspects(session: Session, delivery_ids: Sequence[UUID], now: datetime) -> Sequence[UUID]:
+    """Those of them to be claimed alone, whichever of them their workers died of; the least tried first."""
+    waiting = (Delivery.status == "pending", Delivery.due_at <= now, Delivery.reason == ABANDONED)
+    found = select(Delivery.id).where(is_in(session, Delivery.id, delivery_ids), *waiting)
+    return session.scalars(found.order_by(Delivery.attempts, Delivery.due_at, Delivery.id)).all()
 
 
 def _notifications(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
@@ -153,6 +166,7 @@ def _parcel(
 
 def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> None:
     """Return claimed deliveries that were not tried, for anyone to take at once."""
+    lock_deliveries(session, [one.id for one in claimed])
     by_attempts = defaultdict(list)
     for one in claimed:
         by_attempts[one.attempts].append(one.id)
@@ -166,5 +180,6 @@ def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> No
 
 def let_go(session: Session, delivery_ids: Sequence[UUID], now: datetime) -> None:
     """Return deliveries that were handed over and not claimed, to be handed over again at once."""
+    lock_deliveries(session, delivery_ids)
     handed = (is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
     session.execute(update(Delivery).where(*handed).values(lease_until=now))

@@ -11,7 +11,7 @@ from kombu import Exchange, Queue, pools
 from kombu.exceptions import BatchPublishError
 from kombu.utils.compat import register_after_fork
 
-from worker import wake
+from worker import signing, wake
 from worker.errors import NoBroker
 from worker.request import NotificationRequest
 
@@ -55,11 +55,13 @@ def make_queue(name: str) -> Queue:
 NOTIFICATIONS = make_queue("notifications")
 
 
-def connect(broker_url: str) -> Celery:
+def connect(broker_url: str, *, signing_keys: str | None = None) -> Celery:
     """A Celery app for applications that have none; publishing gives up after seconds, not hours.
 
-    An application that has one passes it to `notify`, or lets it be found as Celery's current app.
+    An application that has one passes it to `notify`, or lets it be found as Celery's current app. `signing_keys`, else
+    those of the environment's `SIGNING_KEYS`, sign what this process publishes: see `worker.signing.start`.
     """
+    signing.start(signing_keys) if signing_keys else signing.start_once()
     app = Celery("bellhop-client", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_serializer="json",
@@ -162,6 +164,7 @@ def _publish(app: Celery, name: str, kwargs: dict[str, Any], task_id: str | None
 
 
 def _send(app: Celery, producer: Any, name: str, kwargs: dict[str, Any], task_id: str | None = None) -> None:
+    signing.start_once()
     app.send_task(
         name,
         kwargs=kwargs,

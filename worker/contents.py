@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from worker.ids import derive
@@ -61,10 +61,24 @@ def load(session: Session, ids: Iterable[UUID | None]) -> dict[UUID, Row]:
     return {id: parts for id, parts in session.execute(select(Content.id, Content.parts).where(Content.id.in_(wanted)))}
 
 
-def kept() -> ColumnElement[bool]:
-    """Whether a delivery's mail is still there, wherever its parts are; that of one that was skipped is not."""
-    common = and_(Delivery.content_id.in_(select(Content.id)), Delivery.status != "skipped")
-    return or_(Delivery.parts.is_not(None), common)
+def kept(session: Session) -> ColumnElement[bool]:
+    """Whether a delivery's mail is still there, wherever its parts are, and its files; not that of a skipped one."""
+    whole = select(Content.id).where(_files_kept(session, Content.parts))
+    in_common = and_(Delivery.content_id.is_not(None), Delivery.content_id.in_(whole))  # false, never null
+    common = and_(in_common, Delivery.status != "skipped")
+    return or_(and_(Delivery.parts.is_not(None), _files_kept(session, Delivery.parts)), common)
+
+
+def _files_kept(session: Session, parts: Any) -> ColumnElement[bool]:
+    """Whether the bytes of all files are there that these parts name, each as its name, type, hash and Content-ID."""
+    if session.get_bind().dialect.name == "postgresql":
+        each = func.jsonb_array_elements(parts["files"]).table_valued("value")
+        digest = func.jsonb_extract_path_text(each.c.value, "2")
+    else:
+        each = func.json_each(parts, "$.files").table_valued("value")
+        digest = func.json_extract(each.c.value, "$[2]")
+    gone = select(literal(1)).select_from(each).where(digest.not_in(select(AttachmentContent.sha256)))
+    return ~gone.exists()
 
 
 def of_recipient(session: Session, recipient_id: str) -> list[tuple[UUID, UUID]]:
@@ -73,7 +87,7 @@ def of_recipient(session: Session, recipient_id: str) -> list[tuple[UUID, UUID]]
         Notification, Notification.id == Delivery.notification_id
     )
     found = own.where(Notification.recipient_id == recipient_id, Delivery.content_id.is_not(None)).distinct()
-    return [(content, request) for content, request in session.execute(found) if content]
+    return sorted((content, request) for content, request in session.execute(found) if content)
 
 
 def remove_unused(session: Session, candidates: Sequence[tuple[UUID, UUID]]) -> None:

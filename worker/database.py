@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -29,12 +29,32 @@ VERSION_TABLE = "bellhop_version"
 #: What the driver, or the pool, raises where the database cannot be reached, or cannot do it now.
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 
+#: What that was, by the beginning of PostgreSQL's error code, where it did answer.
+_WHY = {
+    "40": "another transaction was in the way",
+    "55P03": "another transaction was in the way",
+    "53": "the database is out of space, memory or connections",
+    "57014": "the database took longer than it is allowed to",
+}
+
 #: Seconds that SQLite waits for another process's write.
 SQLITE_BUSY_SECONDS = 30
 
 
 #: Seconds after which a process looks at the database's clock again.
 CLOCK_EVERY = 10
+
+
+def why_unavailable(error: Exception) -> str:
+    """What one of `UNAVAILABLE` means, with its type; none of its own words, which could hold values."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    state = getattr(original, "sqlstate", None) or ""
+    words = next((words for code, words in _WHY.items() if state.startswith(code)), "the database could not be reached")
+    if isinstance(error, PoolTimeout):
+        words = "no connection to the database was free"
+    elif getattr(original, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        words = _WHY["40"]
+    return f"{words} ({type(original).__name__})"
 
 
 class Transaction(Protocol):
@@ -75,7 +95,7 @@ def _ask_the_time(before: tuple[float, datetime] | None) -> tuple[float, datetim
     except (*UNAVAILABLE, psycopg.Error):
         now = monotonic()
         return (now, before[1] + timedelta(seconds=now - before[0])) if before else (now, datetime.now(UTC))
-    # Rather a little behind than ahead: what is created now is visible at once to who reads by the same host's clock.
+    # Rather a little behind than ahead: what is created now is visible at once.
     return monotonic(), answer.astimezone(UTC)
 
 

@@ -5,11 +5,12 @@ Claiming, sending and recording are separate: no transaction is open while the o
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from worker import control
 from worker.channels import CHANNELS, Channel, Outcome, Parcel
-from worker.claims import Claimed, claim, give_back, let_go
-from worker.database import UNAVAILABLE, Transaction, utcnow
+from worker.claims import Claimed, claim, give_back, let_go, suspects
+from worker.database import UNAVAILABLE, Transaction, utcnow, why_unavailable
 from worker.outcomes import record
 from worker.settings import Settings, get_settings
 from worker.stopping import stopping
@@ -64,12 +65,16 @@ def deliver(begin: Transaction, delivery_ids: Sequence[UUID]) -> Delivered:
     settings, result = get_settings(), Delivered()
     # Held mails must not include any that was merely claimed: there, one claim, one mail.
     size = 1 if settings.unknown_policy == "hold" else settings.deliver_batch
-    for start in range(0, len(delivery_ids), size):
+    todo = deque(delivery_ids[start : start + size] for start in range(0, len(delivery_ids), size))
+    while todo:
+        some = todo.popleft()
         with begin() as session:
             if stopping():
-                let_go(session, delivery_ids[start:], utcnow())
+                let_go(session, [*some, *chain.from_iterable(todo)], utcnow())
                 break
-            batches = _claim(session, delivery_ids[start : start + size], result)
+            batches = _claim(session, some, result)
+            if len(some) > sum(len(batch.claimed) for batch in batches) and len(some) > 1:
+                todo.extend([id] for id in suspects(session, some, utcnow()))
         for batch in batches:
             _send(begin, batch, result)
     return result
@@ -154,9 +159,11 @@ def _send(begin: Transaction, batch: _Batch, result: Delivered) -> None:
             result.given_back += len(rest)
     except BaseException:
         # What was under way when something broke may have been sent: it stays claimed until its lease ends.
-        with suppress(*UNAVAILABLE), begin() as session:
-            record(session, told, utcnow())
-            _give_back(session, batch, list(waiting.values()), utcnow())
+        with suppress(*UNAVAILABLE):
+            with begin() as session:
+                record(session, told, utcnow())
+            with begin() as session:
+                _give_back(session, batch, list(waiting.values()), utcnow())
         raise
 
 
@@ -177,10 +184,10 @@ def _persist(begin: Transaction, write: Callable[[Session], T], until: datetime)
         try:
             with begin() as session:
                 return write(session)
-        except UNAVAILABLE:
+        except UNAVAILABLE as error:
             if utcnow() >= until:
                 raise
-        log.warning("the database could not be reached; what became of emails is kept and recorded later")
+            log.warning("%s; what became of emails is kept and recorded later", why_unavailable(error))
         time.sleep(delay)
         delay = min(2 * delay, RECORD_RETRY_MAX)
 

@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from worker import attempts, control
 from worker.channels import CHANNELS
+from worker.claims import ABANDONED
 from worker.models import URGENCY, Delivery
+from worker.rows import is_in
 from worker.settings import Settings, get_settings
 
 #: A delivery whose workers fell silent this often, and the last time again, is what ends them.
@@ -63,12 +65,13 @@ def _take(session: Session, channel: str, urgency: int, now: datetime, until: da
 
 def _recover(session: Session, now: datetime, settings: Settings) -> None:
     """Deliveries whose lease ran out: the worker died between the claim and the record."""
-    attempts.note_silent(session, now)
-    silent = update(Delivery).where(Delivery.status == "sending", Delivery.lease_until <= now)
-    spent = {"status": "failed", "reason": "abandoned", "last_error": "every worker that claimed it fell silent"}
-    deadly = and_(Delivery.reason == "abandoned", Delivery.attempts >= DEADLY)
+    silent = update(Delivery).where(
+        is_in(session, Delivery.id, attempts.note_silent(session, now)), Delivery.status == "sending"
+    )
+    spent = {"status": "failed", "reason": ABANDONED, "last_error": "every worker that claimed it fell silent"}
+    deadly = and_(Delivery.reason == ABANDONED, Delivery.attempts >= DEADLY)
     session.execute(silent.where(or_(Delivery.attempts >= settings.max_attempts, deadly)).values(spent))
     status = "unknown" if settings.unknown_policy == "hold" else "pending"
     session.execute(
-        silent.values(status=status, reason="abandoned", last_error="the worker that claimed it fell silent"),
+        silent.values(status=status, reason=ABANDONED, last_error="the worker that claimed it fell silent"),
     )

@@ -23,7 +23,7 @@ from worker.models import (
     Request,
     Suppression,
 )
-from worker.rows import locked
+from worker.rows import lock_whole
 from worker.tables import Base
 
 #: Waiting requests looked at in one go.
@@ -65,8 +65,8 @@ def erase(session: Session, recipient_id: str, *, now: datetime) -> dict[str, in
     that is a view stays as the application has it.
     """
     counts = {"requests": _leave_requests(session, recipient_id)}
+    lock_whole(session, Notification.recipient_id == recipient_id)
     counts["suppressions"] = _unsuppress(session, recipient_id)
-    session.execute(locked(Notification.recipient_id == recipient_id)).all()
     counts["deliveries"] = session.scalar(select(func.count()).select_from(_deliveries(recipient_id).subquery())) or 0
     had = contents.of_recipient(session, recipient_id)
     for name, model in (("notifications", Notification), ("preferences", Preference), ("groups", GroupMember)):

@@ -88,6 +88,10 @@ class NoBroker(BellhopError):
     """No Celery app is configured in this process: pass `app`, for instance `app=connect(broker_url)`."""
 
 
+class Unsigned(BellhopError):
+    """The message is not signed with a key of `SIGNING_KEYS`; nothing of it was run or kept."""
+
+
 class PartlyRefused(BellhopError):
     """Some requests of a batch were refused; the others were created."""
 
@@ -101,7 +105,7 @@ class TablesInUse(BellhopError):
 
 
 class StoreUnavailable(BellhopError):
-    """The database could not be reached; the task is tried again."""
+    """The database could not be reached, or could not do it now; the task is tried again."""
 
 
 class UnexpectedError(BellhopError):

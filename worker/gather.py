@@ -20,6 +20,7 @@ from uuid import uuid4
 from kombu.exceptions import OperationalError
 from pydantic_core import from_json
 
+from worker import signing
 from worker.redis_transport import Channel as RedisChannel
 
 logger = logging.getLogger(__name__)
@@ -173,12 +174,14 @@ def _gather_redis(channel: Any, queue: str, task_name: str, limit: int) -> Gathe
 
 
 def _read(item: bytes, task_name: str) -> TaskMessage | None:
-    """The message, or None where it is not a plain one of this task."""
+    """The message, or None where it is not a plain one of this task; one that must not run is refused by itself."""
     try:
         message = from_json(item)
         headers, properties = message["headers"], message["properties"]
         kinds = message["content-type"], message["content-encoding"], properties.get("body_encoding")
         body = b64decode(message["body"])
+        if signing.refusal(headers["task"], headers["id"], body, headers):
+            return None
         # Compressed, or with values of kombu's own types, it is for Celery to read.
         if kinds != PLAIN or headers.get("compression") or b'"__type__"' in body:
             return None

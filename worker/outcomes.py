@@ -14,7 +14,7 @@ from worker.channels import Outcome, Verdict
 from worker.claims import Claimed
 from worker.models import Delivery
 from worker.recipients import suppress
-from worker.rows import is_in
+from worker.rows import is_chosen, is_in, lock_deliveries, locked
 from worker.settings import Settings, get_settings
 
 #: The table itself: updates by way of the class cost several times as much, and there is one per few mails.
@@ -29,9 +29,12 @@ def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datet
     """
     settings, counts = get_settings(), Counter[str]()
     sent = [one.id for one, outcome in told if outcome.verdict is Verdict.SENT]
+    if len(sent) < len(told):
+        lock_deliveries(session, [one.id for one, _outcome in told])
     if sent:
         # Sent is sent, whoever holds the row by now.
-        rows = update(_rows).where(is_in(session, _rows.c.id, sent), _rows.c.status != "sent")
+        unsent = locked(is_in(session, Delivery.id, sent), Delivery.status != "sent", model=Delivery)
+        rows = update(_rows).where(is_chosen(session, _rows.c.id, unsent))
         session.execute(rows.values(sent_at=now, **_SENT))
         counts["sent"] = len(sent)
     for one, outcome in told:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, any_, delete, func, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from worker import partitions, under_way
@@ -15,6 +15,7 @@ from worker.database import Transaction
 from worker.events import get_events
 from worker.ids import uuid7
 from worker.models import AttachmentContent, Content, Delivery, Notification, PurgeRun, Request
+from worker.rows import is_chosen
 from worker.settings import get_settings
 
 #: Seconds that a batch should take: so long does whoever wants one of its rows wait.
@@ -130,13 +131,9 @@ def _remove_batch(
     """
     ordered = select(Notification.id).where(past, Notification.updated_at >= reached).order_by(Notification.updated_at)
     batch = ordered.limit(size).with_for_update(skip_locked=True)
-    if session.get_bind().dialect.name == "postgresql":
-        # As an array, it is read once, and the rows are found by their key.
-        chosen: ColumnElement[bool] = Notification.id == any_(func.array(batch.scalar_subquery()))
-    else:
-        chosen = Notification.id.in_(batch)
-    statement = delete(Notification).where(chosen).returning(Notification.updated_at)
-    removed = session.scalars(statement, execution_options={"synchronize_session": False}).all()
+    statement = delete(Notification).where(is_chosen(session, Notification.id, batch))
+    moments = statement.returning(Notification.updated_at)
+    removed = session.scalars(moments, execution_options={"synchronize_session": False}).all()
     # A row that somebody changes at the same time may be missing in a batch that is not the last.
     return len(removed), max(removed) if 2 * len(removed) > size else None
 

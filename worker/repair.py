@@ -1,6 +1,7 @@
 """Use case: look through deliveries and requests, and put those that failed back in their queue."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from worker import attempts, contents, control, pending
-from worker.database import Transaction
+from worker.database import Transaction, transaction
 from worker.errors import BellhopError, describe
 from worker.models import URGENCY, Delivery, Notification, Request
 from worker.request import NotificationRequest
@@ -106,7 +107,7 @@ def _requests(wanted: Wanted) -> Select[Request]:
 def count_deliveries(session: Session, wanted: Wanted) -> tuple[int, int]:
     """How many could be put back, and how many not: their mail is no longer there."""
     which = and_(*_which(wanted), Delivery.status.in_(DELIVERIES_BACK))
-    whole = contents.kept()
+    whole = contents.kept(session)
     rows = session.execute(select(whole, func.count()).where(which).group_by(whole))
     found = {bool(there): number for there, number in rows}
     return found.get(True, 0), found.get(False, 0)
@@ -119,6 +120,20 @@ def count_requests(session: Session, wanted: Wanted) -> tuple[int, int]:
     return there, (session.scalar(select(func.count()).select_from(which)) or 0) - there
 
 
+@contextmanager
+def rehearsal() -> Iterator[Transaction]:
+    """Transactions of which nothing stays: what is done in them is told, and has not happened."""
+    with transaction() as session:
+
+        @contextmanager
+        def begin() -> Iterator[Session]:
+            with session.begin_nested():
+                yield session
+
+        yield begin
+        session.rollback()
+
+
 def replay_deliveries(begin: Transaction, wanted: Wanted, *, now: datetime) -> Replayed:
     """Put failed, unknown or skipped deliveries back, due now, as if never tried; never one that was sent.
 
@@ -127,7 +142,7 @@ def replay_deliveries(begin: Transaction, wanted: Wanted, *, now: datetime) -> R
     result = Replayed()
     with begin() as session:
         _back, result.gone = count_deliveries(session, wanted)
-    which = and_(*_which(wanted), Delivery.status.in_(DELIVERIES_BACK), contents.kept())
+        which = and_(*_which(wanted), Delivery.status.in_(DELIVERIES_BACK), contents.kept(session))
     last = BATCH
     while last == BATCH:
         with begin() as session:

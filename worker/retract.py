@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from worker.errors import InvalidRequest
 from worker.ids import uuid7
 from worker.models import Delivery, Notification, Request
-from worker.rows import insert_new, locked
+from worker.rows import insert_new, lock_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def retract(
     given = {"object_type": object_type, "object_id": object_id, "sender_id": sender_id}
     given["event_config_name"] = event_config_name
     about = [getattr(Notification, name) == value for name, value in given.items() if value is not None]
-    gone = delete(Notification).where(Notification.id.in_(locked(*about))).returning(Notification.id)
+    gone = delete(Notification).where(lock_whole(session, *about)).returning(Notification.id)
     return len(session.execute(gone).all())
 
 
@@ -75,7 +75,7 @@ def cancel(session: Session, *, id: UUID | None = None, idempotency_key: str | N
         row.status, row.payload, row.error = "cancelled", None, None
     waiting += _cancel_pages(session, row.id)
     asked = Notification.request_id == row.id
-    session.execute(locked(asked)).all()
+    lock_whole(session, asked)
     emails = cancel_unsent(session, select(Notification.id).where(asked), "cancelled")
     unseen_yet = delete(Notification).where(asked, Notification.created_at > now).returning(Notification.id)
     return Cancelled(waiting, len(session.execute(unseen_yet).all()), emails)

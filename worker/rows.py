@@ -29,7 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NULLTYPE
 
-from worker.models import Notification
+from worker.models import Delivery, Notification
 from worker.tables import Base
 
 #: Values bound in one IN list; SQLite's limit is 32,766 variables.
@@ -189,6 +189,16 @@ def is_in(session: Session, column: Any, values: Sequence[str] | Sequence[UUID])
     return within
 
 
+def is_chosen(session: Session, column: Any, ids: Select[UUID]) -> ColumnElement[bool]:
+    """Whether a column has one of the selected ids, whose rows the selection locks."""
+    if session.get_bind().dialect.name == "postgresql":
+        # As an array, it is read once, and the rows are found by their key.
+        among: ColumnElement[bool] = column == any_(func.array(ids.scalar_subquery()))
+        return among
+    within: ColumnElement[bool] = column.in_(ids)
+    return within
+
+
 #: Notifications that no inbox shows, ever: they expire as they begin, and count as seen, so that the purge takes them.
 HIDDEN = func.coalesce(Notification.expire_at == Notification.created_at, false())
 
@@ -203,13 +213,29 @@ def is_hidden(row: Mapping[str, Any]) -> bool:
     return bool(row["expire_at"] == row["created_at"])
 
 
-def locked(*conditions: ColumnElement[bool]) -> Select[UUID]:
-    """The ids of the notifications, their rows locked one after the other by id, to be changed or removed by.
+def locked(*conditions: ColumnElement[bool], model: type[Notification] | type[Delivery] = Notification) -> Select[UUID]:
+    """The ids of the rows, which are locked one after the other by id, to be changed or removed by.
 
-    Whatever changes many notifications locks them by this, or by the same order, and whatever changes deliveries and
-    notifications too locks the notifications first: else two who do so at once could wait for each other for ever.
+    Whatever changes many notifications, or many deliveries, locks them by this, by the same order, or passes over those
+    that others have locked; whatever changes both locks the notifications first. Else two who do so at once could wait
+    for each other for ever, and the database would end one of them with an error.
     """
-    return select(Notification.id).where(*conditions).order_by(Notification.id).with_for_update()
+    # Of deliveries the lock that an update takes, which is a little cheaper than a removal's.
+    return select(model.id).where(*conditions).order_by(model.id).with_for_update(key_share=model is Delivery)
+
+
+def lock_deliveries(session: Session, ids: Sequence[UUID]) -> None:
+    """Lock these, for a transaction that changes them in more than one statement."""
+    if len(ids) > 1 and session.get_bind().dialect.name == "postgresql":
+        session.execute(locked(is_in(session, Delivery.id, ids), model=Delivery)).all()
+
+
+def lock_whole(session: Session, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Lock notifications and their deliveries, which are to go with them; gives the condition that finds the former."""
+    ids = session.scalars(locked(*conditions)).all()
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(locked(is_in(session, Delivery.notification_id, ids), model=Delivery)).all()
+    return is_in(session, Notification.id, ids)
 
 
 def insert_new(session: Session, model: type[Base]) -> Insert:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.errors import InvalidSettings
+from worker.signing import Keys
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -29,6 +30,12 @@ def _broker(value: SecretStr) -> SecretStr:
     return value
 
 
+def _keys(value: SecretStr) -> SecretStr:
+    if text := value.get_secret_value().strip():
+        Keys.parse(text)
+    return value
+
+
 class Settings(BaseSettings):
     """Bellhop's settings; secrets are masked when printed."""
 
@@ -38,6 +45,11 @@ class Settings(BaseSettings):
     broker_url: Annotated[SecretStr, AfterValidator(_broker)] = SecretStr("redis://127.0.0.1:6379/0")
     result_backend: SecretStr | None = None
     """Where `inbox.*` and `recipients.*` results go; absent: the broker, as `rpc://` where that is RabbitMQ."""
+
+    signing_keys: Annotated[SecretStr, AfterValidator(_keys)] = SecretStr("")
+    """`id:base64`, with commas between: the first key signs messages, all verify them; empty: nothing is signed."""
+    signing_required: bool = True
+    """Where there are keys: whether messages that are not signed are refused, or run with a warning."""
 
     smtp_url: SecretStr = SecretStr("smtp://127.0.0.1:25")
     """`smtp://user:password@host:587` (STARTTLS where offered; `?tls=none|optional|required`), or `smtps://` (TLS)."""

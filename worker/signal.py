@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -25,6 +24,7 @@ from sqlalchemy.orm import Session
 from worker.models import Notification
 from worker.rows import as_uuid, chunks
 from worker.settings import Settings, get_settings
+from worker.tables import Present
 
 log = logging.getLogger(__name__)
 
@@ -109,12 +109,11 @@ def _listened(client: Any, recipients: Sequence[str]) -> list[str]:
 
 def _counts(engine: Engine, recipients: list[str]) -> dict[str, tuple[int, int]]:
     """As `worker.inbox.counts`, of many."""
-    now = datetime.now(UTC)
     found = dict.fromkeys(recipients, (0, 0))
-    alive = or_(Notification.expire_at.is_(None), Notification.expire_at > now)
+    alive = or_(Notification.expire_at.is_(None), Notification.expire_at > Present())
     statement = (
         select(Notification.recipient_id, func.count(), func.count().filter(Notification.seen_at.is_(None)))
-        .where(Notification.created_at <= now, alive)
+        .where(Notification.created_at <= Present(), alive)
         .group_by(Notification.recipient_id)
     )
     with Session(engine) as session:

@@ -96,7 +96,7 @@ def _delivery(session: Session, row: Delivery) -> dict[str, Any]:
     suppressed = session.get(Suppression, (row.channel, address))
     return _columns(row, _OF_DELIVERY) | {
         "address": mask(row.address),
-        "kept": bool(session.scalar(select(contents.kept()).where(Delivery.id == row.id))),
+        "kept": bool(session.scalar(select(contents.kept(session)).where(Delivery.id == row.id))),
         "message_id": message_id(row.id, get_settings().email_from) if row.channel == "email" else None,
         "suppressed": suppressed and _columns(suppressed, ("reason", "created_at")),
         "history": [_columns(one, _OF_ATTEMPT) for one in session.scalars(history)],

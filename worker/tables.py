@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import JSON, DateTime, Dialect, Index, MetaData, Uuid
+from sqlalchemy import JSON, ColumnElement, DateTime, Dialect, Index, MetaData, Uuid, bindparam
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator
 
 
@@ -31,6 +33,31 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Present(ColumnElement[datetime]):
+    """The moment at which a statement begins, by the database's clock, whatever that of our own host says.
+
+    PostgreSQL looks things up by it in an index. SQLite's host is ours.
+    """
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+_HOST = bindparam("present", callable_=lambda: datetime.now(UTC), type_=UtcDateTime())
+
+
+@compiles(Present)
+def _host_time(_element: Present, compiler: SQLCompiler, **more: Any) -> str:
+    return compiler.process(_HOST, **more)
+
+
+@compiles(Present, "postgresql")
+def _database_time(_element: Present, _compiler: SQLCompiler, **_more: Any) -> str:
+    # As a query of its own: a value that the planner does not know, as a bound one would be. Knowing that it is later
+    # than nearly all rows, it would read and sort a whole inbox for its first page.
+    return "(SELECT statement_timestamp())"
 
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")

@@ -14,8 +14,15 @@ from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu.transport import TRANSPORT_ALIASES
 
+from worker import signing
+
 #: Shown wherever arguments or private results would be.
 HIDDEN = "<hidden>"
+
+#: What a task's request says where its message must not run: why, see `worker.signing`.
+REFUSAL = "bellhop_refusal"
+#: All that is left of the headers of such a message.
+_LEFT = ("id", "task", "ignore_result")
 
 
 def install() -> None:
@@ -50,11 +57,20 @@ class PlainConsumer(Consumer):
 
 
 class MaskedRequest(Request):
-    """A task as the worker sees it: no event, log line or remote control command shows its arguments."""
+    """A task as the worker sees it: no event, log line or remote control command shows its arguments.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Of a message that must not run, neither the arguments nor what Celery was to call next goes any further.
+    """
+
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         try:
-            super().__init__(*args, **kwargs)
+            headers = kwargs.get("headers") or message.headers
+            refusal = _refusal(message, headers, already_read=kwargs.get("decoded", False))
+            if refusal:
+                left = {name: headers[name] for name in _LEFT if name in headers}
+                kwargs |= {"headers": left, "body": ((), {}, {}), "decoded": True}
+            super().__init__(message, *args, **kwargs)
+            self._request_dict[REFUSAL] = refusal
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # Celery drops an invalid task; any other error here would end the worker, and the next one too.
             raise InvalidTaskError(f"not a task message ({type(error).__name__})") from None
@@ -73,6 +89,11 @@ class MaskedRequest(Request):
     def info(self, safe: bool = False) -> dict[str, Any]:
         """What `celery inspect` and Flower's worker page get."""
         return {**super().info(safe=True), "args": HIDDEN, "kwargs": HIDDEN}
+
+
+def _refusal(message: Any, headers: Any, *, already_read: bool) -> str | None:
+    """Celery's old protocol, which it reads itself, has no place for a signature."""
+    return signing.refusal(headers["task"], headers["id"], message.body, {} if already_read else headers)
 
 
 class Private:

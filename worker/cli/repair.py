@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,7 +147,7 @@ def _of_request(row: Any, *, show_payload: bool) -> dict[str, Any]:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="JSON: ask this instead, of one request.",
 )
-@click.option("--dry-run", is_flag=True, help="Say how many.")
+@click.option("--dry-run", is_flag=True, help="Say what it would do; with the same exit code.")
 @click.option("--yes", is_flag=True, help=f"Do not ask, however many; else above {ASK_ABOVE}.")
 def replay(of_requests: bool, payload: Path | None, dry_run: bool, yes: bool, **chosen: Any) -> None:
     """Put failed deliveries back, due now, or with --requests failed requests; exit code 1 if some could not be.
@@ -155,26 +156,30 @@ def replay(of_requests: bool, payload: Path | None, dry_run: bool, yes: bool, **
     """
     wanted = _checked(of_requests, payload, chosen)
     check_schema(get_engine())
+    mended = _read(payload) if payload else None
+    if not (dry_run or yes):
+        _ask_if_many(of_requests, wanted)
+    with repair.rehearsal() if dry_run else nullcontext(transaction) as begin:
+        if of_requests:
+            done = repair.replay_requests(begin, wanted, now=utcnow(), payload=mended)
+        else:
+            done = repair.replay_deliveries(begin, wanted, now=utcnow())
+    if not dry_run:
+        _wake(done, of_requests)
+    _say(done, of_requests, "would be put back" if dry_run else "put back")
+
+
+def _ask_if_many(of_requests: bool, wanted: Wanted) -> None:
     count = repair.count_requests if of_requests else repair.count_deliveries
     with transaction() as session:
-        back, gone = count(session, wanted)
-    if dry_run:
-        click.echo(f"{back} would be put back" + (f", {gone} could not be: {_GONE[of_requests]}" if gone else ""))
-        return
-    if back > ASK_ABOVE and not yes:
+        back, _gone = count(session, wanted)
+    if back > ASK_ABOVE:
         click.confirm(f"Put {back} {'requests' if of_requests else 'deliveries'} back?", abort=True)
-    if of_requests:
-        mended = _read(payload) if payload else None
-        done = repair.replay_requests(transaction, wanted, now=utcnow(), payload=mended)
-    else:
-        done = repair.replay_deliveries(transaction, wanted, now=utcnow())
-    _wake(done, of_requests)
-    _say(done, of_requests)
 
 
 _GONE = {
     True: "what they asked for is not kept any more",
-    False: "their text is not kept, as they were skipped; ask for the notification again",
+    False: "their text or a file is not kept any more; ask for the notification again",
 }
 
 
@@ -211,8 +216,8 @@ def _wake(done: Replayed, of_requests: bool) -> None:
         handover.wake_pending(bulk=True)
 
 
-def _say(done: Replayed, of_requests: bool) -> None:
-    click.echo(f"{done.back} put back")
+def _say(done: Replayed, of_requests: bool, words: str) -> None:
+    click.echo(f"{done.back} {words}")
     if done.done:
         click.echo(f"{done.done} had been created meanwhile")
     for id, why in done.refused.items():

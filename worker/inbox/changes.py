@@ -1,6 +1,6 @@
 """Marking and removing a recipient's notifications."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Unpack
 from uuid import UUID
 
@@ -14,15 +14,15 @@ from worker.inbox.filters import Where, narrow, visible
 from worker.inbox.items import COLUMNS, Item
 from worker.inbox.lists import get
 from worker.models import Notification
-from worker.rows import locked
+from worker.rows import lock_whole, locked
+from worker.tables import Present
 
 
 def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Item | None:
     """Mark one notification seen, or unseen again. `seen_at` keeps the first time; None where there is no such row."""
-    now = datetime.now(UTC)
-    one = and_(visible(recipient_id, now), Notification.id == id)
+    one = and_(visible(recipient_id), Notification.id == id)
     changes = Notification.seen_at.is_(None) if seen else Notification.seen_at.is_not(None)
-    marked = update(Notification).where(one, changes).values(seen_at=now if seen else None, updated_at=now)
+    marked = update(Notification).where(one, changes).values(seen_at=Present() if seen else None, updated_at=Present())
     row = session.execute(marked.returning(*COLUMNS)).first()
     if row is None:  # it is so already, or there is none
         return get(session, recipient_id, id)
@@ -41,9 +41,9 @@ def mark_all_seen(
         if where.get("until") is not None:
             raise InvalidRequest("before, until: one of the two")
         where["until"] = before
-    now = datetime.now(UTC)
-    condition = narrow(recipient_id, now=now, seen=False, **where).condition()
-    statement = update(Notification).where(Notification.id.in_(locked(condition))).values(seen_at=now, updated_at=now)
+    condition = narrow(recipient_id, seen=False, **where).condition()
+    those = update(Notification).where(Notification.id.in_(locked(condition)))
+    statement = those.values(seen_at=Present(), updated_at=Present())
     signal.note(session, {recipient_id: None})
     return len(session.execute(statement.returning(Notification.id)).all())
 
@@ -66,5 +66,5 @@ def delete_seen(
     if older_than is not None:
         condition &= Notification.updated_at < older_than
     signal.note(session, {recipient_id: None})
-    statement = sql_delete(Notification).where(Notification.id.in_(locked(condition)))
+    statement = sql_delete(Notification).where(lock_whole(session, condition))
     return len(session.execute(statement.returning(Notification.id)).all())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's from Python 3
 from worker import cql
 from worker.errors import InvalidRequest
 from worker.models import Notification
-from worker.tables import UtcDateTime
+from worker.tables import Present
 
 #: Characters of a text search, and words in it.
 MAX_SEARCH = 200
@@ -54,13 +54,10 @@ class Filters(Where, total=False):
     seen: bool | None
 
 
-def visible(
-    recipient_id: str | BindParameter[str], now: datetime | BindParameter[datetime] | None = None
-) -> ColumnElement[bool]:
+def visible(recipient_id: str | BindParameter[str]) -> ColumnElement[bool]:
     """What a recipient may see: their own, from its moment on, until it expires."""
-    now = datetime.now(UTC) if now is None else now
-    alive = or_(Notification.expire_at.is_(None), Notification.expire_at > now)
-    return (Notification.recipient_id == recipient_id) & (Notification.created_at <= now) & alive
+    alive = or_(Notification.expire_at.is_(None), Notification.expire_at > Present())
+    return (Notification.recipient_id == recipient_id) & (Notification.created_at <= Present()) & alive
 
 
 def _of_thread(id: Any) -> ColumnElement[bool]:
@@ -96,7 +93,6 @@ class Narrowed:
     """A recipient's notifications, or some of them."""
 
     recipient_id: str
-    now: datetime
     seen: bool | None
     given: dict[str, Any]
     """The filters that are given, but for `seen` and `search`."""
@@ -112,29 +108,27 @@ class Narrowed:
     def values(self) -> dict[str, Any]:
         """The values of `condition_of(shape)`."""
         words = {name: part for n, word in enumerate(self.words) for name, part in zip(_names(n), word, strict=True)}
-        return {"recipient_id": self.recipient_id, "now": self.now, **self.given, **words}
+        return {"recipient_id": self.recipient_id, **self.given, **words}
 
     def condition(self) -> ColumnElement[bool]:
         """The whole condition, with its values."""
         parts = [_CONDITIONS[name](value) for name, value in self.given.items()]
         parts += [] if self.seen is None else [_CONDITIONS["seen"](self.seen)]
-        return and_(visible(self.recipient_id, self.now), *parts, *[_found(*word) for word in self.words])
+        return and_(visible(self.recipient_id), *parts, *[_found(*word) for word in self.words])
 
 
 @cache
 def condition_of(shape: Shape) -> ColumnElement[bool]:
     """The condition without its values: making it anew for each query takes longer than a small query runs."""
     seen, given, words = shape
-    whole = visible(bindparam("recipient_id"), bindparam("now", type_=UtcDateTime()))
     parts = [_CONDITIONS[name](bindparam(name, expanding=name.endswith("_in"))) for name in sorted(given)]
     parts += [] if seen is None else [_CONDITIONS["seen"](seen)]
-    return and_(whole, *parts, *[_found(*map(bindparam, _names(n))) for n in range(words)])
+    return and_(visible(bindparam("recipient_id")), *parts, *[_found(*map(bindparam, _names(n))) for n in range(words)])
 
 
 def narrow(
     recipient_id: str,
     *,
-    now: datetime | None = None,
     seen: bool | None = None,
     search: str | None = None,
     **where: Any,
@@ -153,7 +147,7 @@ def narrow(
             values = [*given.pop(name)]
             given |= {name: values[0]} if len(values) == 1 else {f"{name}_in": values}
     words = () if search is None else _words(search)
-    return Narrowed(recipient_id, datetime.now(UTC) if now is None else now, seen, given, words)
+    return Narrowed(recipient_id, seen, given, words)
 
 
 def _check(recipient_id: str, given: dict[str, Any]) -> None:
