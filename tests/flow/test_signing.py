@@ -61,7 +61,7 @@ def system(
             pytest.skip(str(error))
         catcher = stack.enter_context(MailCatcher(folder / "mail"))
         patch.chdir(ROOT)
-        whole = System(folder, url, server, catcher, SIGNING_KEYS=f"{NEW},{OLD}", PURGE_CRON="* * * * *", SIGNAL="off")
+        whole = System(folder, url, server, catcher, SIGNING_KEYS=f"{NEW},{OLD}", SIGNAL="off")
         stack.callback(whole.stop)
         for number in range(WAITING):
             publish(whole.application, "notifications.create", OLD, request=wire(f"waited-{number}"))
@@ -106,7 +106,7 @@ def test_who_asks_unsigned_is_told_so(system: System) -> None:
 
 
 def test_the_whole_way(system: System) -> None:
-    """Messages of the client, of the worker itself (also when it tries again) and of beat: row, mail, purge."""
+    """Messages of the client, of the worker itself (also when it tries again) and of beat: row, mail."""
     who = {"id": "reader", "email": "reader@example.org"}
     email: dict[str, Any] = {"to": who, "should_email": True, "context": {"title": "Dune"}}
     client: Celery = connect(system.broker.url)
@@ -128,7 +128,3 @@ def test_the_whole_way(system: System) -> None:
         log = system.processes["worker"].log_text
         wait_until(lambda: "StoreUnavailable" in log(), 20, "the worker tries again")
     wait_until(lambda: "tried again" in told(system), 30, "the second try is signed too")
-
-    system.rows("UPDATE notifications SET seen_at = now() - interval '91 days', updated_at = now() - interval '91 days'"
-                " WHERE recipient_id = 'reader'")  # fmt: skip
-    wait_until(lambda: "reader" not in told(system), 75, "beat's purge removes what was seen long ago")
