@@ -29,18 +29,16 @@ class Taken:
     """Where the messages came from: says what became of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *requests: Any) -> None:
-        self.done: dict[str, list[str]] = {"ack": [], "back": []}
-        messages = [
-            (str(number), TaskMessage(str(uuid7()), {"request": request})) for number, request in enumerate(requests)
-        ]
+        self.done: dict[str, list[int]] = {"ack": [], "back": []}
+        messages = [(place, TaskMessage(str(uuid7()), {"request": request})) for place, request in enumerate(requests)]
         monkeypatch.setattr(tasks, "_gather", lambda: Gathered(self, messages))
         monkeypatch.setattr(handover, "publish", lambda *_args, **_kwargs: True)
 
-    def ack(self, tags: Any) -> None:
-        self.done["ack"] += tags
+    def ack(self, places: Any) -> None:
+        self.done["ack"] += places
 
-    def give_back(self, tags: Any) -> None:
-        self.done["back"] += tags
+    def give_back(self, places: Any) -> None:
+        self.done["back"] += places
 
 
 def told() -> list[str]:
@@ -57,7 +55,7 @@ def test_all_are_created_in_one_transaction(
     twice = wire("twice")
     taken = Taken(monkeypatch, wire(["a", "b"]), twice, twice, nameless, wire(["x", "y", "z"]))
     assert 1 == tasks.create(request=wire("own"))["fan_outs"]
-    assert ({"ack": ["0", "1", "2", "3", "4"], "back": []}, ["a", "b", "nameless", "own", "twice"]) == (
+    assert ({"ack": [0, 1, 2, 3, 4], "back": []}, ["a", "b", "nameless", "own", "twice"]) == (
         taken.done,
         told(),
     )
@@ -69,7 +67,7 @@ def test_a_wrong_one_goes_back_and_the_others_are_created(engine: Engine, monkey
     """It will run alone, and fail by its own name."""
     taken = Taken(monkeypatch, wire("a"), wire("b", event_config_name="nothing"), {"to": 1}, None, wire("c"))
     tasks.create(request=wire("own"))
-    assert ({"ack": ["0", "4"], "back": ["2", "3", "1"]}, ["a", "c", "own"]) == (taken.done, told())
+    assert ({"ack": [0, 4], "back": [1, 2, 3]}, ["a", "c", "own"]) == (taken.done, told())
     assert {"created"} == {row.status for row in rows(Request)}
 
 
@@ -78,7 +76,7 @@ def test_our_own_mistake_is_not_the_others(engine: Engine, monkeypatch: pytest.M
     taken = Taken(monkeypatch, wire("a"))
     with pytest.raises(UnknownEvent):
         tasks.create(request=wire("own", event_config_name="nothing"))
-    assert ({"ack": ["0"], "back": []}, ["a"]) == (taken.done, told())
+    assert ({"ack": [0], "back": []}, ["a"]) == (taken.done, told())
 
 
 def test_of_two_under_one_id_the_first_is_created(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +84,7 @@ def test_of_two_under_one_id_the_first_is_created(engine: Engine, monkeypatch: p
     own = wire("own")
     taken = Taken(monkeypatch, {**own, "to": "other"})
     tasks.create(request=own)
-    assert (["0"], ["own"]) == (taken.done["back"], told())
+    assert ([0], ["own"]) == (taken.done["back"], told())
     Taken(monkeypatch)
     with pytest.raises(IdempotencyConflict):
         tasks.create(request={**own, "to": "other"})
@@ -108,7 +106,7 @@ def test_when_the_transaction_breaks_each_runs_alone(
     taken = Taken(monkeypatch, wire("a"), wire("b"))
     with caplog.at_level(logging.WARNING):
         tasks.create(request=wire("own"))
-    assert ({"ack": [], "back": ["0", "1"]}, ["own"]) == (taken.done, told())
+    assert ({"ack": [], "back": [0, 1]}, ["own"]) == (taken.done, told())
     assert "ZeroDivisionError" in caplog.text
     assert "CANARY" not in caplog.text
 
@@ -127,7 +125,7 @@ def test_many_recipients_are_several_transactions(engine: Engine, monkeypatch: p
     monkeypatch.setattr(pending, "create_or_fan_out", third_breaks)
     taken = Taken(monkeypatch, *(wire([f"{n}-a", f"{n}-b"]) for n in range(5)))
     tasks.create(request=wire("own"))
-    assert ([2, 2, 2], ["0", "1", "2"], ["3", "4"]) == (calls, taken.done["ack"], taken.done["back"])
+    assert ([2, 2, 2], [0, 1, 2], [3, 4]) == (calls, taken.done["ack"], taken.done["back"])
     assert 7 == len(told())
 
 

@@ -9,12 +9,12 @@ import json
 import logging
 import os
 import threading
-from base64 import b64decode
+from binascii import a2b_base64
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import pairwise
 from time import time
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from kombu.exceptions import OperationalError
@@ -33,8 +33,8 @@ MOST_BYTES = 1_000_000
 
 #: What every message that may be gathered has in it, as kombu writes it, and what it must not have. Inside a JSON
 #: string the quotes would be escaped, so no value can pass for these; what is nested in another object is found by
-#: `_read`.
-NEEDED = ('"eta": null', '"expires": null', '"retries": 0', '"content-type": "application/json"')
+#: `_read`. The task's name comes after the first.
+NEEDED = ('"content-type": "application/json"', '"eta": null', '"expires": null', '"retries": 0')
 REDELIVERED = '"redelivered": true'
 
 #: How such a message is written: content type, encoding, and the body's own.
@@ -44,18 +44,21 @@ PLAIN = ("application/json", "utf-8", "base64")
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 #: Record, then remove. KEYS: `unacked`, `unacked_index`, then the list of each priority step. ARGV: time, tag prefix,
-#: most messages, most bytes, what ends a record, what must not be in a message, then what must. Gives messages, of
-#: which the n-th is recorded as <tag prefix><n>. The end of a list is its front. Run again, it gives nothing: the
-#: answer to the first run was lost, and its records stand.
+#: most messages, most bytes, what ends a record, what must not be in a message, then what must, best in the order in
+#: which kombu writes it: each is looked for behind the one before it. Gives messages, of which the n-th is recorded as
+#: <tag prefix><n>. The end of a list is its front. Run again, it gives nothing: the answer to the first run was lost,
+#: and its records stand.
 GATHER = """
 local now, prefix, room, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local found, scores, records, taken = {}, {}, {}, {}
 local function wanted(item)
-  if not item or #found >= room or #item > bytes or string.find(item, ARGV[6], 1, true) then return false end
+  if not item or #found >= room or #item > bytes then return false end
+  local place = 1
   for each = 7, #ARGV do
-    if not string.find(item, ARGV[each], 1, true) then return false end
+    place = string.find(item, ARGV[each], place, true) or string.find(item, ARGV[each], 1, true)
+    if not place then return false end
   end
-  return true
+  return not string.find(item, ARGV[6], place, true)
 end
 if redis.call('HEXISTS', KEYS[1], prefix .. '1') == 1 then return found end
 for key = 3, #KEYS do
@@ -81,9 +84,18 @@ end
 return found
 """
 
+#: Remove records. KEYS: `unacked`, `unacked_index`. ARGV: tag prefix, then first and last number of each run of them.
+ACK = """
+for run = 2, #ARGV, 2 do
+  local tags = {}
+  for number = ARGV[run], ARGV[run + 1] do tags[#tags + 1] = ARGV[1] .. number end
+  redis.call('HDEL', KEYS[1], unpack(tags))
+  redis.call('ZREM', KEYS[2], unpack(tags))
+end
+"""
 
-@dataclass(frozen=True)
-class TaskMessage:
+
+class TaskMessage(NamedTuple):
     """A task that waited: its id, and its keyword arguments as the producer sent them, unchecked."""
 
     id: str
@@ -91,19 +103,19 @@ class TaskMessage:
 
 
 class _Source(Protocol):
-    """Where messages were taken from. What it is given is the tag under which each is known there."""
+    """Where messages were taken from. What it is given is their places in the gathering, in rising order."""
 
-    def ack(self, tags: Sequence[str]) -> None: ...
+    def ack(self, places: Sequence[int]) -> None: ...
 
-    def give_back(self, tags: Sequence[str]) -> None: ...
+    def give_back(self, places: Sequence[int]) -> None: ...
 
 
 class Gathered:
     """Messages in the order in which they waited, which nobody else has; to be acknowledged or given back."""
 
-    def __init__(self, source: _Source | None = None, taken: Sequence[tuple[str, TaskMessage]] = ()) -> None:
+    def __init__(self, source: _Source | None = None, taken: Sequence[tuple[int, TaskMessage]] = ()) -> None:
         self._source = source
-        self._tags = {id(message): tag for tag, message in taken}
+        self._places = {id(message): place for place, message in taken}
         self.messages = [message for _, message in taken]
 
     def ack(self) -> None:
@@ -118,11 +130,11 @@ class Gathered:
         self._settle("give_back", messages or self.messages)
 
     def _settle(self, how: str, messages: Sequence[TaskMessage]) -> None:
-        tags = [self._tags.pop(id(message)) for message in messages]
-        self.messages = [message for message in self.messages if id(message) in self._tags]
-        if self._source and tags:
-            with _broker_may_be_away(f"{len(tags)} gathered messages come back later"):
-                getattr(self._source, how)(tags)
+        places = sorted(self._places.pop(id(message)) for message in messages)
+        self.messages = [message for message in self.messages if id(message) in self._places]
+        if self._source and places:
+            with _broker_may_be_away(f"{len(places)} gathered messages come back later"):
+                getattr(self._source, how)(places)
 
 
 def gather(app: Any, queue: str, task_name: str, limit: int) -> Gathered:
@@ -139,53 +151,55 @@ def gather(app: Any, queue: str, task_name: str, limit: int) -> Gathered:
 
 
 class _Redis:
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
+    def __init__(self, channel: Any, prefix: str) -> None:
+        self._channel, self._prefix = channel, prefix
 
-    def ack(self, tags: Sequence[str]) -> None:
-        channel = self._channel
-        with channel.conn_or_acquire() as client:
-            client.pipeline().hdel(channel.unacked_key, *tags).zrem(channel.unacked_index_key, *tags).execute()
+    def ack(self, places: Sequence[int]) -> None:
+        keys = self._channel.keys(self._channel.unacked_key, self._channel.unacked_index_key)
+        with self._channel.conn_or_acquire() as client:
+            client.execute_command("EVAL", ACK, len(keys), *keys, self._prefix, *_runs(places))
 
-    def give_back(self, tags: Sequence[str]) -> None:
-        for tag in reversed(tags):  # the oldest last, so that it is the next to be taken
-            self._channel.qos.restore_by_tag(tag)
+    def give_back(self, places: Sequence[int]) -> None:
+        for place in reversed(places):  # the oldest last, so that it is the next to be taken
+            self._channel.qos.restore_by_tag(f"{self._prefix}{place}")
+
+
+def _runs(places: Sequence[int]) -> list[int]:
+    """First and last, first and last ... of the numbers that follow each other."""
+    ends = [place for place, after in pairwise(places) if after != place + 1]
+    begins = [after for place, after in pairwise(places) if after != place + 1]
+    return [end for run in zip([places[0], *begins], [*ends, places[-1]], strict=True) for end in run]
 
 
 def _gather_redis(channel: Any, queue: str, task_name: str, limit: int) -> Gathered:
     names = (channel.unacked_key, channel.unacked_index_key)
     lists = [channel._q_for_pri(queue, step) for step in channel.priority_steps]
-    keys = [channel.global_keyprefix + name for name in (*names, *lists)]
+    keys = channel.keys(*names, *lists)
     prefix = f"{uuid4()}:"
     ending = f',"",{json.dumps(queue)}]'
-    signs = (REDELIVERED, f'"task": {json.dumps(task_name)}', *NEEDED)
+    signs = (REDELIVERED, NEEDED[0], f'"task": {json.dumps(task_name)}', *NEEDED[1:])
     with channel.conn_or_acquire() as client:
         command = ("EVAL", GATHER, len(keys), *keys, time(), prefix, limit, MOST_BYTES, ending, *signs)
         items = client.execute_command(*command)
-    source, taken, others = _Redis(channel), [], []
-    for place, item in enumerate(items, 1):
-        message = _read(item, task_name)
-        if message:
-            taken.append((f"{prefix}{place}", message))
-        else:
-            others.append(f"{prefix}{place}")
-    source.give_back(others)
-    return Gathered(source, taken)
+    source = _Redis(channel, prefix)
+    read = [(place, _read(item, task_name)) for place, item in enumerate(items, 1)]
+    source.give_back([place for place, message in read if message is None])
+    return Gathered(source, [(place, message) for place, message in read if message])
 
 
 def _read(item: bytes, task_name: str) -> TaskMessage | None:
     """The message, or None where it is not a plain one of this task; one that must not run is refused by itself."""
     try:
-        message = from_json(item)
+        message = from_json(item, cache_strings="keys")
         headers, properties = message["headers"], message["properties"]
         kinds = message["content-type"], message["content-encoding"], properties.get("body_encoding")
-        body = b64decode(message["body"])
+        body = a2b_base64(message["body"])
         if signing.refusal(headers["task"], headers["id"], body, headers):
             return None
         # Compressed, or with values of kombu's own types, it is for Celery to read.
         if kinds != PLAIN or headers.get("compression") or b'"__type__"' in body:
             return None
-        arguments, kwargs, embedded = from_json(body)
+        arguments, kwargs, embedded = from_json(body, cache_strings="keys")
         plain = task_name == headers["task"] and not any(headers[name] for name in ("eta", "expires", "retries"))
         if plain and not arguments and not any(embedded.values()) and isinstance(kwargs, dict):
             return TaskMessage(str(headers["id"]), kwargs)
