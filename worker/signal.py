@@ -37,7 +37,7 @@ Changed = Mapping[str, UUID | str | None]
 #: Where a session's `info` keeps what changed until its transaction has committed.
 _CHANGED = "bellhop_changed"
 
-#: Which of these channels somebody listens to. ARGV: their names, one to a line: no name has a line break in it, and one
+#: Which of these channels somebody listens to. ARGV: their names, one to a line: no name has a line break, and one
 #: value is bound, and answered, far faster than hundreds.
 LISTENED = r"""
 local names, listened = {}, {}
