@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NULLTYPE
 
+from worker import lookups
 from worker.directory import (
     add_members,
     as_dict,
@@ -33,7 +34,8 @@ from worker.erasure import erase, export
 from worker.errors import EmptyGroup, UnknownRecipient
 from worker.events import EventConfig, get_events
 from worker.formats import zone as check_zone
-from worker.models import GroupMember, Preference, Recipient, Suppression
+from worker.lookups import suppressed
+from worker.models import GroupMember, Recipient
 from worker.request import NotificationRequest
 from worker.request import Recipient as Entry
 from worker.rows import is_in
@@ -70,15 +72,11 @@ class Alike:
     emails: list[str | None] = field(default_factory=list)
 
 
-#: What is read of a recipient: email, lang, time zone.
-_Known = tuple[str | None, str | None, str | None]
-
-
 @dataclass(slots=True)
 class Directory:
     """What the directory says about everyone that some requests name: loaded at once, then asked in memory."""
 
-    by_id: dict[str, _Known] = field(default_factory=dict)
+    by_id: dict[str, lookups.Known] = field(default_factory=dict)
     pages: dict[Asked, dict[tuple[str | None, str | None], Alike]] = field(default_factory=dict)
     """Of pages, the recipients by their own language and time zone."""
     id_by_username: dict[str, str] = field(default_factory=dict)
@@ -102,9 +100,7 @@ class Directory:
             self.id_by_username = {name: id for name, id in session.execute(named) if name}
             ids |= set(self.id_by_username.values())
         if ids:
-            known = select(Recipient.id, Recipient.email, Recipient.lang, Recipient.timezone)
-            found = session.execute(known.where(is_in(session, Recipient.id, sorted(ids))))
-            self.by_id = {id: (email, lang, timezone) for id, email, lang, timezone in found}
+            self.by_id = lookups.known(session, ids)
         given: set[str | None] = {entry.email for entry in entries if entry.email}
         self._load_decisions(session, asked, ids, given | {email for email, _lang, _zone in self.by_id.values()})
         return self
@@ -121,15 +117,8 @@ class Directory:
         """Only what a decision will look at."""
         of_pages = [alike for page in self.pages.values() for alike in page.values()]
         if events := {one.request.event_config_name for one in asked if _may_refuse(one.request)}:
-            everybody = sorted(ids.union(*(alike.ids for alike in of_pages)))
-            columns = (Preference.recipient_id, Preference.event_config_name, Preference.channel)
-            statement = select(*columns).where(
-                is_in(session, Preference.recipient_id, everybody),
-                Preference.event_config_name.in_([name for name in events if name]),
-                Preference.channel.in_(["email", "inbox"]),
-                Preference.enabled.is_(False),
-            )
-            self.refusals.update((id, event, channel) for id, event, channel in session.execute(statement))
+            everybody = ids.union(*(alike.ids for alike in of_pages))
+            self.refusals = lookups.refusals(session, everybody, filter(None, events))
         if any(_may_email(one.request) for one in asked):
             everywhere = addresses.union(*(alike.emails for alike in of_pages))
             self.suppressed = suppressed(session, filter(None, everywhere))
@@ -271,12 +260,3 @@ def audiences(session: Session, requests: Sequence[NotificationRequest]) -> list
         statement = select(GroupMember.name, func.count()).where(is_in(session, GroupMember.name, sorted(groups)))
         sizes = {name: count for name, count in session.execute(statement.group_by(GroupMember.name))}
     return [sum(sizes.get(entry.group, 0) if entry.group else 1 for entry in request.to) for request in requests]
-
-
-def suppressed(session: Session, addresses: Iterable[str]) -> set[str]:
-    """Those of the addresses (in lower case) that no email may go to."""
-    wanted = sorted({address.lower() for address in addresses})
-    if not wanted:
-        return set()
-    statement = select(Suppression.address).where(Suppression.channel == "email")
-    return set(session.scalars(statement.where(is_in(session, Suppression.address, wanted))))

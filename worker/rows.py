@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    BindParameter,
     ColumnElement,
     Dialect,
     Insert,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Text,
     TextClause,
     any_,
+    bindparam,
     cast,
     false,
     func,
@@ -179,14 +181,30 @@ def _quoted(value: str) -> str:
 
 def is_in(session: Session, column: Any, values: Sequence[str] | Sequence[UUID]) -> ColumnElement[bool]:
     """Whether a column has one of the values, however many: they are bound as one."""
-    if session.get_bind().dialect.name == "postgresql":
+    postgres = session.get_bind().dialect.name == "postgresql"
+    return _is_among(column, literal(bound(session, values), NULLTYPE if postgres else Text), postgres)
+
+
+def is_in_bound(column: Any, name: str, *, postgres: bool) -> ColumnElement[bool]:
+    """The same for a statement that is built once: the parameter of this name is given what `bound` makes."""
+    return _is_among(column, bindparam(name, type_=NULLTYPE if postgres else Text), postgres)
+
+
+def _is_among(column: Any, values: BindParameter[Any], postgres: bool) -> ColumnElement[bool]:
+    if postgres:
         # Bound without a type of its own: else PostgreSQL would convert it anew for every row that it looks at.
         kind = Text if isinstance(column.type, String) else column.type
-        found: ColumnElement[bool] = column == any_(cast(literal(array(values), NULLTYPE), ARRAY(kind)))
+        found: ColumnElement[bool] = column == any_(cast(values, ARRAY(kind)))
         return found
-    each = func.json_each(literal(json.dumps(list(map(_text, values))), Text)).table_valued("value")
-    within: ColumnElement[bool] = column.in_(select(each.c.value))
+    within: ColumnElement[bool] = column.in_(select(func.json_each(values).table_valued("value").c.value))
     return within
+
+
+def bound(session: Session, values: Sequence[str] | Sequence[UUID]) -> str:
+    """Any number of values as one, as the store reads them fastest."""
+    if session.get_bind().dialect.name == "postgresql":
+        return array(values)
+    return json.dumps(list(map(_text, values)))
 
 
 def is_chosen(session: Session, column: Any, ids: Select[UUID]) -> ColumnElement[bool]:
