@@ -11,7 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from tests.conftest import ROOT, forget
@@ -305,3 +305,25 @@ def test_a_forked_child_has_an_engine_of_its_own(database_url: str, tmp_path: Pa
     own_twice, is_parents, answer = told["child"]
     assert (True, False, True, told["before"]) == (own_twice, is_parents, told["same"], told["after"])
     assert (0, database_url.startswith("postgresql")) == (answer[1], answer[0] != told["before"][0])
+
+
+def test_a_connection_that_was_lost_while_it_rested_is_replaced(
+    postgres_engine: Engine, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked before it is given out, but not when it was used just now: then its loss is an error, once."""
+
+    def backend() -> int:
+        with postgres_engine.connect() as connection:
+            return int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+    def cut() -> int:
+        with postgres.connect() as admin:
+            admin.execute("SELECT pg_terminate_backend(%s, 5000)", [was := backend()])
+        return was
+
+    was = cut()
+    with pytest.raises(OperationalError):
+        backend()
+    assert was != backend() == backend()
+    monkeypatch.setattr(database, "FRESH_SECONDS", 0.0)
+    assert cut() != backend() == backend()

@@ -16,9 +16,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from worker.errors import InvalidSettings, SchemaOutdated
 from worker.settings import get_settings
@@ -40,6 +41,11 @@ _WHY = {
 #: Seconds that SQLite waits for another process's write.
 SQLITE_BUSY_SECONDS = 30
 
+
+#: Seconds for which a connection to PostgreSQL counts as alive without being asked.
+FRESH_SECONDS = 1.0
+
+_USED = "bellhop_used"
 
 #: Seconds after which a process looks at the database's clock again.
 CLOCK_EVERY = 10
@@ -109,13 +115,32 @@ def make_engine(url: str) -> Engine:
     except (ArgumentError, ValueError):
         raise InvalidSettings("DATABASE_URL: not a database URL") from None
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed.set(drivername="postgresql+psycopg"), hide_parameters=True, pool_pre_ping=True)
+        engine = create_engine(parsed.set(drivername="postgresql+psycopg"), hide_parameters=True)
+        event.listen(engine, "checkin", _note_use)
+        event.listen(engine, "checkout", _refuse_dead)
+        return engine
     if parsed.get_backend_name() != "sqlite":
         raise InvalidSettings("DATABASE_URL: postgresql:// or sqlite:/// only")
     engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_USED] = monotonic()
+
+
+def _refuse_dead(connection: psycopg.Connection, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """As SQLAlchemy's pre-ping, but not for a connection that was used just now: it costs a round trip."""
+    if monotonic() - record.info.get(_USED, monotonic()) < FRESH_SECONDS:
+        return
+    try:
+        connection.autocommit = True
+        connection.execute(";")
+        connection.autocommit = False
+    except psycopg.Error as error:
+        raise InvalidatePoolError("the connection was lost") from error
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
