@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from tests.chaos_transport import Proxy, silent_port
 from tests.servers import RedisTestServer, free_port
 from tests.store import counted
-from worker import client, wake
+from worker import client, redis_transport, wake
 from worker.client import CHUNK, PublishError, connect, notify, notify_many
 from worker.errors import IdempotencyConflict, InvalidRequest
 from worker.models import Request
@@ -136,6 +136,23 @@ def test_requests_may_be_checked_before(app: Celery) -> None:
     request = NotificationRequest.parse({"to": "u1", "title": "Hi"})
     assert notify_many([request, {"to": "u2", "title": "Hi"}], app=app, chunk=1)[0] == request.id
     assert [kwargs["requests"][0]["to"] for _, kwargs in calls(app)] == [["u1"], ["u2"]]
+
+
+def test_the_same_twice_goes_twice(app: Celery) -> None:
+    """What to make of it is for the worker to say."""
+    request = NotificationRequest.parse({"to": {"id": "u1", "lang": "de"}, "title": "Hi"})
+    assert [request.id] * 2 == notify_many([request, request], app=app)
+    assert [[request.to_wire()] * 2] == [kwargs["requests"] for _, kwargs in calls(app)]
+
+
+def test_redis_is_published_to_by_our_transport(app: Celery, broker_url: str) -> None:
+    """By an application's own app too; to another broker, by the transport that it has."""
+    with closing(Celery(broker=broker_url, set_as_current=False)) as shop:
+        for own in (app, shop):
+            with client._acquired(own) as producer:
+                assert redis_transport.Transport is type(producer.connection.transport)
+    with closing(Celery(broker="memory://", set_as_current=False)) as other, client._acquired(other) as producer:
+        assert "memory" == producer.connection.transport.driver_type
 
 
 def test_all_are_checked_before_the_first_is_published(app: Celery) -> None:
