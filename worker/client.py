@@ -10,10 +10,11 @@ from celery import exceptions as celery_exceptions
 from kombu import Exchange, Queue, pools
 from kombu.exceptions import BatchPublishError
 from kombu.utils.compat import register_after_fork
+from pydantic_core import from_json
 
 from worker import signing, wake
 from worker.errors import NoBroker
-from worker.request import NotificationRequest, wires
+from worker.request import NotificationRequest, short
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -133,7 +134,7 @@ def notify_many(
         ids, texts = list[UUID](), list[str]()
         for request in checked:
             ids.append(request.id)
-            texts.append(request.to_json())
+            texts.append(_text(request))
         _publish_many(_known(app), texts, chunk)
         return ids
     if held := list(checked):
@@ -148,10 +149,22 @@ def _publish_many(app: Celery, requests: Sequence[str], chunk: int) -> None:
     try:
         with _acquired(app) as producer, producer.batch(BATCH):
             for start in range(0, len(requests), chunk):
-                wire = wires(requests[start : start + chunk])
+                wire = _wires(requests[start : start + chunk])
                 _send(app, producer, "notifications.create_many", {"requests": wire})
     except BatchPublishError as error:
         raise PublishError(str(error)) from error
+
+
+def _text(request: NotificationRequest) -> str:
+    return request.model_dump_json(exclude=None if request.attachments else {"attachments"}, exclude_none=True)
+
+
+def _wires(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """What `to_wire` gives, of the texts of many."""
+    wires: list[dict[str, Any]] = from_json(f"[{','.join(texts)}]", cache_strings="keys")
+    for wire in wires:
+        wire["to"] = short(wire["to"])
+    return wires
 
 
 def _request(event_config_name: str | None, to: Any, fields: Mapping[str, Any]) -> NotificationRequest:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Self
@@ -21,7 +21,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import from_json
 
 from worker.attachments import MAX_FILES, Attachment, check_files
 from worker.errors import BellhopError, InvalidRequest
@@ -261,12 +260,9 @@ class NotificationRequest(BaseModel):
 
     def to_wire(self) -> dict[str, Any]:
         """The request as a JSON object, without absent fields; a recipient of whom only the id is given is that id."""
-        [wire] = wires([self.to_json()])
+        wire = self.model_dump(mode="json", exclude=None if self.attachments else _NO_FILES, exclude_none=True)
+        wire["to"] = short(wire["to"])
         return wire
-
-    def to_json(self) -> str:
-        """The request as text, of which `wires` makes what `to_wire` gives: all that need be held of many."""
-        return self.model_dump_json(exclude=None if self.attachments else _NO_FILES, exclude_none=True)
 
     def fingerprint(self) -> str:
         """What was asked, as a hash: equal for two requests that differ in their id alone."""
@@ -275,12 +271,9 @@ class NotificationRequest(BaseModel):
         return hash.hexdigest()
 
 
-def wires(texts: Iterable[str]) -> list[dict[str, Any]]:
-    """What `to_wire` gives, of the `to_json` of many."""
-    found: list[dict[str, Any]] = from_json(f"[{','.join(texts)}]", cache_strings="keys")
-    for wire in found:
-        wire["to"] = [entry["id"] if len(entry) == 1 and "id" in entry else entry for entry in wire["to"]]
-    return found
+def short(entries: list[dict[str, Any]]) -> list[Any]:
+    """Entries of `to`; one of whom only the id is given is that id."""
+    return [entry["id"] if len(entry) == 1 and "id" in entry else entry for entry in entries]
 
 
 def complaints(error: ValidationError) -> str:
