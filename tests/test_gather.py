@@ -163,6 +163,15 @@ def test_given_back_in_order_and_run_one_by_one(app: Celery, redis: Any) -> None
     assert [True] * 5 == [message.headers.get("redelivered") for message in found[:5]]
 
 
+def test_only_those_that_are_done_are_forgotten(app: Celery, redis: Any) -> None:
+    """Those between them, which could not be given back, stay recorded."""
+    send(app, *range(7))
+    source: Any = take(app)._source
+    source.ack([1, 2, 4, 7])
+    left = {tag.rpartition(b":")[2] for tag in redis.hkeys("unacked")}
+    assert {b"3", b"5", b"6"} == left == {tag.rpartition(b":")[2] for tag in redis.zrange("unacked_index", 0, -1)}
+
+
 def test_a_key_prefix(redis_server: RedisTestServer, redis: Any) -> None:
     """`global_keyprefix` is in front of every key."""
     with make_app(redis_server.url, global_keyprefix="mine:") as app:
