@@ -49,6 +49,7 @@ def forget() -> None:
         render.nearest_lang,
         render._environment,
         render._template,
+        render._parts,
         render._paragraph_tags,
     ):
         cached.cache_clear()

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -65,14 +65,17 @@ class EventConfig(BaseModel):
             raise ValueError(f"both data, which is kept, and secret, which is not: {', '.join(sorted(unkept))}")
         return self
 
+    @cached_property
+    def declared(self) -> frozenset[str]:
+        """The names that a context may have."""
+        return frozenset((*self.required, *self.optional))
+
     def check_context(self, context: Mapping[str, Any]) -> None:
         """Raise InvalidContext listing every missing, undeclared and wrongly typed name; never a value."""
-        declared = {*self.required, *self.optional}
         wrong = [f"missing: {name}" for name in self.required if name not in context]
-        undeclared = sum(1 for name in context if name not in declared)
-        if undeclared:
-            names = sorted(name for name in context if name not in declared and _is_plain(name))[:10]
-            wrong.append(f"not declared: {', '.join(names) or f'{undeclared} names'}")
+        if undeclared := context.keys() - self.declared:
+            names = sorted(filter(_is_plain, undeclared))[:10]
+            wrong.append(f"not declared: {', '.join(names) or f'{len(undeclared)} names'}")
         wrong += [
             f"{name}: not of kind {kind}"
             for name, kind in self.kinds.items()
@@ -80,6 +83,10 @@ class EventConfig(BaseModel):
         ]
         if wrong:
             raise InvalidContext(f"context of {self.name}: {'; '.join(wrong)}")
+
+
+#: What a kind is in JSON, where that says enough; `bool` is an `int` that is meant by none.
+_TYPES: dict[Kind, Any] = {"text": str | int, "link": str, "list": list, "object": dict}
 
 
 def _is_plain(name: str) -> bool:
@@ -93,8 +100,7 @@ def _is_kind(kind: Kind, value: Any, optional: bool) -> bool:
         return isinstance(value, str) and _is_date(value)
     if kind == "number":
         return isinstance(value, int | float) and not isinstance(value, bool)
-    types = {"text": str | int, "link": str, "list": list, "object": dict}
-    return isinstance(value, types[kind]) and not isinstance(value, bool)
+    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
 
 
 def _is_date(value: str) -> bool:

@@ -3,7 +3,7 @@
 import re
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,21 +64,16 @@ def render(
     Raises UnknownEvent, InactiveEvent, InvalidContext, InvalidLanguage, TemplateMissing or TemplateFailed.
     """
     get_event(event_config_name).check_context(context)
-    used = nearest_lang(event_config_name, lang)
+    parts = _parts(event_config_name, lang, email)
     images = Images(files)
-    values = {**context, "timezone": timezone, Images.NAME: images}
-
-    def part(name: str) -> str | None:
-        return render_file(f"{event_config_name}/{used}/{name}", used, values)
-
-    title, text = _line(part("title.txt") or ""), (part("text.txt") or "").strip()
+    values = {**parts.values, **context, "timezone": timezone, Images.NAME: images}
+    title, text = _line(_run(parts.title, values)), _run(parts.text, values).strip()
     if not email:
-        return Rendered(used, title, text, "", "", "")
-    subject = _line(part("subject.txt") or title)
-    html = part("email.html")
-    email_text = part("email.txt") or text
-    rendered = _framed(used, title, text, subject, email_text, None if html is None else Markup(html))
-    return replace(rendered, images=tuple(images.made.values())) if images.made else rendered
+        return Rendered(parts.lang, title, text, "", "", "")
+    subject = _line(_run(parts.subject, values)) if parts.subject else title
+    html = Markup(_run(parts.email_html, values)) if parts.email_html else None
+    email_text = _run(parts.email_text, values) if parts.email_text else text
+    return _framed(parts.lang, title, text, subject or title, email_text or text, html, tuple(images.made.values()))
 
 
 def render_literal(title: str, text: str, lang: str, *, email: bool = True) -> Rendered:
@@ -88,10 +83,42 @@ def render_literal(title: str, text: str, lang: str, *, email: bool = True) -> R
     return _framed(lang, _line(title), text, _line(title), text or title, None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """An event's templates in one language."""
+
+    lang: str
+    values: Mapping[str, Any]
+    """What the language's environment gives every template."""
+    title: Template
+    text: Template
+    subject: Template | None
+    email_text: Template | None
+    email_html: Template | None
+
+
+@lru_cache(maxsize=4096)
+def _parts(event_config_name: str, lang: str, email: bool) -> _Parts:
+    """Those of the nearest language that has them; without `email`, not those that only an email has.
+
+    Raises TemplateMissing, InvalidLanguage or TemplateFailed.
+    """
+    used = nearest_lang(event_config_name, lang)
+
+    def part(name: str) -> Template | None:
+        return _template(used, f"{event_config_name}/{used}/{name}")
+
+    title, text = part("title.txt"), part("text.txt")
+    if title is None or text is None:
+        raise TemplateMissing(f"event {event_config_name!r} has lost its title.txt or text.txt in {used}")
+    others = [part(name) if email else None for name in ("subject.txt", "email.txt", "email.html")]
+    return _Parts(used, title.globals, title, text, *others)
+
+
 def render_file(name: str, lang: str, values: Mapping[str, Any]) -> str | None:
     """Render one template, by its path below the templates folder; None where there is none. Raises TemplateFailed."""
     template = _template(lang, name)
-    return None if template is None else _run(template, values)
+    return None if template is None else _run(template, {**template.globals, **values})
 
 
 def check_all_langs(event_config_name: str, context: Mapping[str, Any]) -> None:
@@ -113,7 +140,7 @@ def reload_changed() -> None:
     folders = (templates_dir(), events_file().parent)
     stamp = max((path.stat().st_mtime for folder in folders for path in folder.rglob("*")), default=0.0)
     if stamp != _stamp:
-        for cached in (nearest_lang, _environment, _template, _paragraph_tags, get_events):
+        for cached in (nearest_lang, _parts, _environment, _template, _paragraph_tags, get_events):
             cached.cache_clear()
     _stamp = stamp
 
@@ -177,7 +204,7 @@ def _template(lang: str, name: str) -> Template | None:
         return None
     try:
         template = _environment(lang).get_template(name)
-        # Jinja chains the environment's after the template's own, and copies the chain at each rendering.
+        # Jinja chains the environment's after the template's own, and walks the chain at each rendering.
         template.globals = dict(template.globals)
         return template
     except TemplateError as error:
@@ -186,10 +213,16 @@ def _template(lang: str, name: str) -> Template | None:
         raise TemplateFailed(f"{name}:0: {type(error).__name__}") from None
 
 
-def _run(template: Template, values: Mapping[str, Any]) -> str:
-    """Render; any failure becomes TemplateFailed with the place and the rule, never a value."""
+def _run(template: Template, values: dict[str, Any]) -> str:
+    """Render with these values and no others; any failure becomes TemplateFailed with the place and the rule.
+
+    What `Template.render` does, but for its copy of the environment's values at each rendering.
+    """
     try:
-        result = template.render(values)
+        try:
+            result = "".join(template.root_render_func(template.new_context(values, shared=True)))
+        except Exception:
+            template.environment.handle_exception()
     except Exception as error:
         raise TemplateFailed(f"{_place(template, error)}: {_rule(error)}") from None
     if len(result) > MAX_PART:
@@ -218,19 +251,21 @@ def _line(value: str) -> str:
     return value if len(value) <= MAX_LINE else value[: MAX_LINE - 1] + "…"
 
 
-def _framed(lang: str, title: str, text: str, subject: str, body: str, html: Markup | None) -> Rendered:
-    values = {"title": title, "subject": subject}
+def _framed(
+    lang: str, title: str, text: str, subject: str, body: str, html: Markup | None, images: tuple[File, ...] = ()
+) -> Rendered:
     if html is None:
         html = _paragraphs(lang, body)
+    values = {"title": title, "subject": subject}
     email_text = _frame(lang, "_layout/email.txt", {**values, "body": body.strip()})
-    return Rendered(lang, title, text, subject, email_text, _frame(lang, FRAME, {**values, "body": html}))
+    return Rendered(lang, title, text, subject, email_text, _frame(lang, FRAME, {**values, "body": html}), images)
 
 
 def _frame(lang: str, name: str, values: Mapping[str, Any]) -> str:
-    template = _template(lang, name)
-    if template is None:
+    rendered = render_file(name, lang, values)
+    if rendered is None:
         raise TemplateMissing(f"templates/{name} is missing")
-    return _run(template, values)
+    return rendered
 
 
 def _paragraphs(lang: str, text: str) -> Markup:
