@@ -1,4 +1,4 @@
-"""Large audiences: one request to a group, or as many requests as recipients, until all is there."""
+"""Large audiences: one request to a group, or requests with a context for each recipient, until all is there."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from bench.servers import Stand, Workers
 PROCESSES = 4
 KINDS = {
     "shared": {OURS: "group", NAIVE: "delay", NAIVE_FAN: "fan_out", DECENT: "decent"},
-    "own": {OURS: "many", NAIVE: "delay", NAIVE_FAN: "fan_out_own", DECENT: "decent_own"},
+    "own": {OURS: "each", NAIVE: "delay", NAIVE_FAN: "fan_out_own", DECENT: "decent_own"},
 }
 #: From so many recipients on, one round is enough, and nobody else takes part.
 LARGE = 1_000_000

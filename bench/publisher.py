@@ -83,6 +83,14 @@ class Publisher:
         to = {"group": f"everyone-{len(numbers)}"}
         self.notify("book_available", to=to, context=own(0), should_email=email, app=self.app)
 
+    def each(self, numbers: range, email: bool) -> None:
+        """Requests to as many recipients as the hand-written fan-out has in a task, with a context for each."""
+        for start in range(numbers.start, numbers.stop, self.naive.CHUNK):
+            some = range(start, min(start + self.naive.CHUNK, numbers.stop))
+            people = [(person(number), own(number)) for number in some]
+            to = [{"id": id, "email": address, "lang": "en", "context": own} for (id, address), own in people]
+            self.notify("book_available", to=to, should_email=email, app=self.app)
+
     def fan_out(self, numbers: range, email: bool, task: str = "fan_out", shared: bool = True) -> None:
         """The hand-written worker's fan-out, 500 recipients per task."""
         for start in range(numbers.start, numbers.stop, self.naive.CHUNK):

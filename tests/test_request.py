@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from worker.contexts import MAX_CONTEXT_BYTES, MAX_CONTEXT_DEPTH
 from worker.errors import InvalidRequest
-from worker.request import MAX_CONTEXT_BYTES, MAX_CONTEXT_DEPTH, MAX_RECIPIENTS, NotificationRequest, Recipient
+from worker.request import MAX_RECIPIENTS, NotificationRequest, Recipient
 
 EVENT: dict[str, Any] = {"to": "u1", "event_config_name": "book_available"}
 LITERAL: dict[str, Any] = {"to": "u1", "title": "Closed today"}

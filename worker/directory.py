@@ -59,7 +59,7 @@ def _directory_row(values: Mapping[str, Any]) -> dict[str, Any]:
     username = values.get("username")
     if username is not None:
         NotificationRequest.parse({"to": {"username": username}, "title": "-"})
-    return {**checked.model_dump(exclude={"group", "without"}), "username": username}
+    return {**checked.model_dump(exclude={"group", "without", "context"}), "username": username}
 
 
 def is_table(session: Session) -> bool:

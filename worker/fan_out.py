@@ -17,6 +17,7 @@ from worker.create import Created
 from worker.errors import EmptyGroup
 from worker.ids import uuid7
 from worker.models import GroupMember, Request
+from worker.prepare import check_each
 from worker.recipients import Asked, Directory
 from worker.render import check_all_langs
 from worker.request import NotificationRequest
@@ -45,15 +46,20 @@ def begin(session: Session, request: NotificationRequest, *, now: datetime) -> b
 def wait(session: Session, request: NotificationRequest) -> None:
     """Have a request that waits cut into pages. Raises as `begin` does.
 
-    Every language is rendered first: a page must not fail where another succeeds.
+    What all read is rendered in every language first, and what one reads in theirs: a page must not fail where another
+    succeeds.
     """
-    if request.event_config_name:
+    if request.event_config_name and not all(entry.context for entry in request.to):
         check_all_langs(request.event_config_name, request.context)
     check_request(session, request.parent_id)
     named = tuple(entry for entry in request.to if not entry.group)
     if named:
-        alone = request.model_copy(update={"to": named})
-        Directory.load(session, [Asked(alone)]).addressees(alone, get_settings().default_lang)
+        alone = Asked(request.model_copy(update={"to": named}))
+        for (lang, timezone), told in (
+            Directory.load(session, [alone]).groups(alone, get_settings().default_lang).items()
+        ):
+            if told.contexts:
+                check_each(request, told.contexts, lang, timezone)
     for position, entry in enumerate(request.to):
         if entry.group and not _members(session, entry.group, "", 1):
             raise EmptyGroup(f"to.{position}: the group has no members")

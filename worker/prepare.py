@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from worker.attachments import File
 from worker.contents import content_row, keep_until
-from worker.errors import BellhopError
+from worker.contexts import PlainJson, merged
+from worker.errors import BellhopError, InvalidContext, TemplateFailed
 from worker.events import EventConfig, get_event
 from worker.ids import derive_all
 from worker.models import URGENCY
@@ -95,35 +96,101 @@ def _prepare(asked: Asked, directory: Directory, now: datetime) -> Prepared:
             hidden = Alike()
         if not shown.ids and not hidden.ids:
             continue
-        rendered = _render(request, lang, timezone, files, by_email)
-        shared = _notification(request, event, rendered, lang, now)
-        mail = _Mail(rendered, files, shared, common) if by_email else None
-        if shown.ids:
-            _add(one, shown, shared, directory, mail)
-        if hidden.ids:
-            _add(one, hidden, hide(shared), directory, mail)
+        mail = _Mail(files, directory, common and not told.contexts) if by_email else None
+        for some, is_hidden in ((shown, False), (hidden, True)):
+            if some.ids:
+                rendered = render_each(request, some.contexts, lang, timezone, files, email=by_email)
+                _add(one, _Told(some, rendered), _notification(request, event, rendered[0], lang, now), mail, is_hidden)
     return one
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Some recipients, and what they read: each their own where they have contexts, else all the same."""
+
+    who: Alike
+    rendered: Sequence[Rendered]
 
 
 @dataclass(frozen=True, slots=True)
 class _Mail:
     """What the emails of some recipients have in common."""
 
-    rendered: Rendered
     files: Sequence[File]
-    notification: Row
+    directory: Directory
     common: bool
     """Their parts are kept once for all of them."""
 
 
-def _add(one: Prepared, told: Alike, row: Row, directory: Directory, mail: _Mail | None) -> None:
-    ids = _ids(one.request, one.event, told.ids)
-    one.notifications.append(Block(row, {"id": ids, "recipient_id": told.ids}))
+def _add(one: Prepared, told: _Told, row: Row, mail: _Mail | None, is_hidden: bool) -> None:
+    ids = _ids(one.request, one.event, told.who.ids)
+    each: dict[str, list[Any]] = {"id": ids, "recipient_id": told.who.ids}
+    if told.who.contexts:
+        shared = one.request.context
+        each["title"], each["text"] = [text.title for text in told.rendered], [text.text for text in told.rendered]
+        each["context"] = [_kept(merged(shared, own), one.event) for own in told.who.contexts]
+    one.notifications.append(Block(hide(row) if is_hidden else row, each))
     if mail:
-        carried, due = (*mail.files, *mail.rendered.images), mail.notification["created_at"]
-        for skip, some in _decided(one, mail.notification, told, ids, directory):
-            outcome = _skipped(skip) if skip else _sent(one, mail.rendered, carried, due, mail.common)
-            one.deliveries.append(Block(_delivery(mail.notification, one.event) | outcome, some))
+        _add_emails(one, told, ids, row, mail)
+
+
+def _add_emails(one: Prepared, told: _Told, ids: Sequence[str], row: Row, mail: _Mail) -> None:
+    due = row["created_at"]
+    for skip, places in _decided(one, row, told.who, mail.directory):
+        some = [ids[place] for place in places]
+        each: dict[str, list[Any]] = {"id": [derive_all(id, ["email"])[0] for id in some], "notification_id": some}
+        each["address"] = [told.who.emails[place] for place in places]
+        outcome: Row = {"parts": None, "content_id": None, "status": "skipped", "reason": skip}
+        if not skip:
+            outcome |= {"status": "pending", "reason": None}
+            if told.who.contexts:
+                each["parts"] = [_parts(one, told.rendered[place], mail.files, due) for place in places]
+            elif mail.common:
+                outcome["content_id"] = _common(one, _parts(one, told.rendered[0], mail.files, due), due)
+            else:
+                outcome["parts"] = _parts(one, told.rendered[0], mail.files, due)
+        one.deliveries.append(Block(_delivery(row, one.event) | outcome, each))
+
+
+def render_each(
+    request: NotificationRequest,
+    contexts: Sequence[PlainJson | None],
+    lang: str,
+    timezone: str,
+    files: Sequence[File],
+    *,
+    email: bool,
+) -> list[Rendered]:
+    """What recipients with these contexts of their own read; where there are none, what all read.
+
+    Raises what `render` raises; what is wrong with somebody's own context names its place in `to`.
+    """
+    name = request.event_config_name
+    if not name:
+        return [render_literal(request.title or "", request.text or "", lang, email=email)]
+    found: dict[str, Rendered] = {}
+    for own in contexts or [None]:
+        key = own.text if own else ""
+        if key not in found:
+            context = merged(request.context, own)
+            try:
+                found[key] = render(name, lang, context, timezone=timezone, files=files, email=email)
+            except (InvalidContext, TemplateFailed) as error:
+                raise type(error)(f"{_place(request, own)}{error}") from None
+    return [found[own.text if own else ""] for own in contexts or [None]]
+
+
+def check_each(request: NotificationRequest, contexts: Sequence[PlainJson | None], lang: str, timezone: str) -> None:
+    """Render what these recipients read, for the errors alone; raises what `render` raises."""
+    event = get_event(request.event_config_name) if request.event_config_name else None
+    files = [attachment.as_file() for attachment in request.attachments]
+    by_email = why_not_asked(request.should_email, event) is None
+    render_each(request, contexts, lang, timezone, files, email=by_email)
+
+
+def _place(request: NotificationRequest, own: PlainJson | None) -> str:
+    places = (place for place, entry in enumerate(request.to) if entry.context is own)
+    return f"to.{next(places)}.context: " if own is not None else ""
 
 
 def _leave_out(sender_id: str, groups: dict[tuple[str, str], Alike]) -> None:
@@ -131,22 +198,14 @@ def _leave_out(sender_id: str, groups: dict[tuple[str, str], Alike]) -> None:
     for key, told in list(groups.items()):
         if sender_id in told.ids:
             position = told.ids.index(sender_id)
-            del told.ids[position], told.emails[position]
+            del told.ids[position], told.emails[position], told.contexts[position : position + 1]
             if not told.ids:
                 del groups[key]
-
-
-def _render(request: NotificationRequest, lang: str, timezone: str, files: Sequence[File], by_email: bool) -> Rendered:
-    if not request.event_config_name:
-        return render_literal(request.title or "", request.text or "", lang, email=by_email)
-    context = request.context
-    return render(request.event_config_name, lang, context, timezone=timezone, files=files, email=by_email)
 
 
 def _notification(
     request: NotificationRequest, event: EventConfig | None, rendered: Rendered, lang: str, now: datetime
 ) -> Row:
-    secret = event.secret if event else ()
     return {
         "request_id": request.id,
         "sender_id": request.sender_id,
@@ -156,7 +215,7 @@ def _notification(
         "title": rendered.title,
         "text": rendered.text,
         "link": request.link,
-        "context": {name: value for name, value in request.context.items() if name not in secret} or None,
+        "context": _kept(request.context, event),
         "object_type": request.object_type,
         "object_id": request.object_id,
         "scope": request.scope,
@@ -170,6 +229,13 @@ def _notification(
     }
 
 
+def _kept(context: Mapping[str, Any], event: EventConfig | None) -> Mapping[str, Any] | None:
+    """Without what is secret."""
+    if event and event.secret:
+        context = {name: value for name, value in context.items() if name not in event.secret}
+    return context or None
+
+
 def _ids(request: NotificationRequest, event: EventConfig | None, told: Sequence[str]) -> list[str]:
     """Where the event says so, the same sender, object and recipient give the same id, whoever asks (FitTrackee)."""
     if event and event.dedupe and request.object_type and request.object_id:
@@ -179,50 +245,35 @@ def _ids(request: NotificationRequest, event: EventConfig | None, told: Sequence
 
 
 def _decided(
-    one: Prepared, notification: Mapping[str, Any], told: Alike, ids: Sequence[str], directory: Directory
-) -> list[tuple[str, dict[str, list[Any]]]]:
-    """The deliveries' own columns, by why no email is sent for them; "" where one is."""
+    one: Prepared, notification: Mapping[str, Any], told: Alike, directory: Directory
+) -> list[tuple[str, list[int]]]:
+    """The recipients' places by why no email is sent to them; "" where one is."""
     late = notification["expire_at"] is not None and notification["expire_at"] <= notification["updated_at"]
-    decided: dict[str, list[tuple[str, str | None]]] = {}
-    for id, who, email in zip(ids, told.ids, told.emails, strict=True):
+    decided: dict[str, list[int]] = {}
+    for place, (who, email) in enumerate(zip(told.ids, told.emails, strict=True)):
         skip = "expired" if late else directory.email_decision(who, email, one.request.should_email, one.event)
-        decided.setdefault(skip, []).append((id, email))
-    return [
-        (
-            skip,
-            {
-                "id": [derive_all(id, ["email"])[0] for id, _email in some],
-                "notification_id": [id for id, _email in some],
-                "address": [email for _id, email in some],
-            },
-        )
-        for skip, some in sorted(decided.items())
-    ]
+        decided.setdefault(skip, []).append(place)
+    return sorted(decided.items())
 
 
-def _skipped(reason: str) -> Row:
-    return {"parts": None, "content_id": None, "status": "skipped", "reason": reason}
-
-
-def _sent(one: Prepared, rendered: Rendered, files: Sequence[File], due: datetime, common: bool) -> Row:
-    """With its parts in itself, or once for many."""
+def _parts(one: Prepared, rendered: Rendered, files: Sequence[File], due: datetime) -> Row:
+    files = (*files, *rendered.images)
     for file in files:
         one.files[file.sha256] = {"sha256": file.sha256, "content": file.content, "keep_until": keep_until(due)}
-    row: Row = {"parts": _parts(rendered, files), "content_id": None, "status": "pending", "reason": None}
-    if common:
-        content = content_row(one.request.id, row["parts"], due)
-        one.contents[content["id"]] = content
-        row |= {"parts": None, "content_id": content["id"]}
-    return row
-
-
-def _parts(rendered: Rendered, files: Sequence[File]) -> Row:
     return {
         "subject": rendered.subject,
         "text": rendered.email_text,
         "html": rendered.email_html,
         "files": [[file.name, file.content_type, file.sha256, file.cid] for file in files],
     }
+
+
+def _common(one: Prepared, parts: Row, due: datetime) -> UUID:
+    """Keep the parts once for many; gives their id."""
+    content = content_row(one.request.id, parts, due)
+    one.contents[content["id"]] = content
+    id: UUID = content["id"]
+    return id
 
 
 def _delivery(notification: Mapping[str, Any], event: EventConfig | None) -> Row:

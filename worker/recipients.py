@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import NULLTYPE
 
 from worker import lookups
+from worker.contexts import PlainJson
 from worker.directory import (
     add_members,
     as_dict,
@@ -54,6 +55,8 @@ class Addressee(NamedTuple):
     lang: str
     timezone: str
     email: str | None
+    context: PlainJson | None = None
+    """Of their own."""
 
 
 @dataclass(eq=False, slots=True)
@@ -66,10 +69,17 @@ class Asked:
 
 @dataclass(slots=True)
 class Alike:
-    """Recipients of one request who read the same language in the same time zone; the addresses in the same order."""
+    """Recipients of one request who read the same language in the same time zone; the rest in the same order."""
 
     ids: list[str] = field(default_factory=list)
     emails: list[str | None] = field(default_factory=list)
+    contexts: list[PlainJson | None] = field(default_factory=list)
+    """Of their own; empty where nobody has one."""
+
+    def only(self, places: Sequence[int]) -> "Alike":
+        """Those at these places."""
+        contexts = [self.contexts[place] for place in places] if self.contexts else []
+        return Alike([self.ids[place] for place in places], [self.emails[place] for place in places], contexts)
 
 
 @dataclass(slots=True)
@@ -131,10 +141,13 @@ class Directory:
             into = groups.setdefault((asked.request.lang or own or default_lang, zone or "UTC"), Alike())
             into.ids += alike.ids
             into.emails += alike.emails
+        each = asked.request.has_own_contexts
         for who in self.addressees(asked.request, default_lang) if asked.ids is None else ():
             into = groups.setdefault((who.lang, who.timezone), Alike())
             into.ids.append(who.id)
             into.emails.append(who.email)
+            if each:
+                into.contexts.append(who.context)
         return groups
 
     def addressees(self, request: NotificationRequest, default_lang: str) -> list[Addressee]:
@@ -145,7 +158,7 @@ class Directory:
         found: dict[str, Addressee] = {}
         for position, entry in enumerate(request.to):
             for recipient_id in self._ids(position, entry):
-                if recipient_id not in found or entry.email or entry.lang or entry.timezone:
+                if recipient_id not in found or entry.has_own_values:
                     found[recipient_id] = self._addressee(recipient_id, entry, request.lang, default_lang)
         return list(found.values())
 
@@ -165,7 +178,8 @@ class Directory:
         email, own_lang, own_zone = self.by_id.get(recipient_id, (None, None, None))
         zone = entry.timezone or own_zone or "UTC"
         check_zone(zone)
-        return Addressee(recipient_id, entry.lang or lang or own_lang or default_lang, zone, entry.email or email)
+        spoken = entry.lang or lang or own_lang or default_lang
+        return Addressee(recipient_id, spoken, zone, entry.email or email, entry.context)
 
     def email_decision(self, id: str, email: str | None, should_email: bool | None, event: EventConfig | None) -> str:
         """Why no email is sent to this recipient, of a request that asks for some; "" to send it.
@@ -187,12 +201,10 @@ class Directory:
             return Alike(), told
         if not self.refusals:
             return told, Alike()
-        shown, hidden = Alike(), Alike()
-        for id, email in zip(told.ids, told.emails, strict=True):
-            into = hidden if self._turned_off(id, event, "inbox") else shown
-            into.ids.append(id)
-            into.emails.append(email)
-        return shown, hidden
+        hidden = [place for place, id in enumerate(told.ids) if self._turned_off(id, event, "inbox")]
+        if not hidden:
+            return told, Alike()
+        return told.only(sorted({*range(len(told.ids))}.difference(hidden))), told.only(hidden)
 
     def _turned_off(self, id: str, event: EventConfig | None, channel: str) -> bool:
         return event is not None and event.preference and (id, event.name, channel) in self.refusals

@@ -1,11 +1,8 @@
 """The wire contract: one frozen, self-checking request. Light enough for every application to import."""
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -23,6 +20,7 @@ from pydantic import (
 )
 
 from worker.attachments import MAX_FILES, Attachment, check_files
+from worker.contexts import MAX_CONTEXTS_BYTES, Context, PlainJson, sorted_text
 from worker.errors import BellhopError, InvalidRequest
 from worker.ids import uuid7
 from worker.lang import normalize_lang
@@ -31,21 +29,13 @@ from worker.lang import normalize_lang
 MAX_RECIPIENTS = 10_000
 #: Members that a group's entry may leave out.
 MAX_WITHOUT = 1_000
-#: Bytes of the context as JSON.
-MAX_CONTEXT_BYTES = 64 * 1024
 #: Faults that an error names; of more it gives the number.
 MAX_COMPLAINTS = 40
-#: Levels of objects and lists in the context.
-MAX_CONTEXT_DEPTH = 16
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _LINE_BREAK = re.compile(r"[\n\r\t\u0085\u2028\u2029]")
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _ADDRESS = re.compile(r"^[^@\s<>,;:\"()\[\]\\]+@[^@\s<>,;:\"()\[\]\\]+$")
-
-
-#: What stands in JSON as it is, with nothing in it.
-_FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 def _no_control(value: str) -> str:
@@ -89,56 +79,6 @@ def _utc(value: datetime) -> datetime:
         raise ValueError("outside the calendar in UTC") from None
 
 
-def _plain_json(value: Any) -> Any:
-    """The value as JSON holds it: dates become ISO 8601 text, decimals text, tuples lists.
-
-    Walked level by level, so that deep nesting is refused before anything recurses into it.
-    """
-    flat = type(value) is dict and all(type(key) is str and type(item) in _FLAT for key, item in value.items())
-    level, depth = [] if flat else [value], 0
-    while level := [item for item in level if isinstance(item, Mapping | list | tuple)]:
-        depth += 1
-        if depth > MAX_CONTEXT_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_CONTEXT_DEPTH} levels")
-        level = [child for item in level for child in _children(item)]
-    try:
-        text = _encode(value)
-        size = len(text.encode())
-    except (TypeError, ValueError):
-        raise ValueError("JSON values only: no NaN or infinity, no lone surrogates, object keys are text") from None
-    if size > MAX_CONTEXT_BYTES:
-        raise ValueError(f"at most {MAX_CONTEXT_BYTES} bytes as JSON")
-    if "\\u0000" in text and _holds_nul(value):
-        raise ValueError("no NUL characters")
-    return dict(value) if flat else json.loads(text)
-
-
-def _children(item: Any) -> Iterator[Any]:
-    if isinstance(item, Mapping):
-        if not all(isinstance(key, str) for key in item):
-            raise ValueError("object keys are text")
-        yield from item.values()
-    elif isinstance(item, list | tuple):
-        yield from item
-
-
-def _holds_nul(item: Any) -> bool:
-    if isinstance(item, str):
-        return "\0" in item
-    return any(map(_holds_nul, _children(item))) or (isinstance(item, Mapping) and any("\0" in key for key in item))
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, Decimal | UUID):
-        return str(value)
-    raise TypeError
-
-
-_encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False, default=_as_text).encode
-_encode_sorted = json.JSONEncoder(sort_keys=True).encode
-
 Id = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_one_line)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_one_line)]
 Text = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_no_control)]
@@ -147,7 +87,6 @@ Address = Annotated[str, StringConstraints(max_length=320), AfterValidator(_addr
 Lang = Annotated[str, StringConstraints(max_length=35), AfterValidator(_lang)]
 Timezone = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$")]
 EventConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
-Context = Annotated[dict[str, Any], BeforeValidator(_plain_json)]
 
 
 def _moment(value: Any) -> Any:
@@ -161,6 +100,7 @@ Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 #: What a wire without files leaves out, and what a fingerprint does not take as it is written.
 _NO_FILES = {"attachments"}
 _APART = {"id", "context"}
+_APART_EACH: Any = {"id": True, "context": True, "to": {"__all__": {"context"}}}
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -178,6 +118,8 @@ class Recipient(BaseModel):
     email: Address | None = None
     lang: Lang | None = None
     timezone: Timezone | None = None
+    context: Context | None = None
+    """Values of their own, which win over the request's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -192,7 +134,14 @@ class Recipient(BaseModel):
             raise ValueError("without goes with a group only")
         if self.id is None and (self.email or self.lang or self.timezone):
             raise ValueError("email, lang and timezone go with an id only")
+        if self.group is not None and self.context is not None:
+            raise ValueError("context goes with an id or a username: members of a group get the request's")
         return self
+
+    @property
+    def has_own_values(self) -> bool:
+        """Whether more than who they are is said of them."""
+        return bool(self.email or self.lang or self.timezone or self.context is not None)
 
 
 def _as_list(value: Any) -> Any:
@@ -216,7 +165,7 @@ class NotificationRequest(BaseModel):
     title: Line | None = None
     text: Text | None = None
     lang: Lang | None = None
-    context: Context = Field(default_factory=dict)
+    context: Context = Field(default_factory=PlainJson)
     should_email: StrictBool | None = None
     inbox: StrictBool | None = None
     """False: the email alone; no inbox shows it, and a row that expires as it begins keeps the record."""
@@ -237,8 +186,11 @@ class NotificationRequest(BaseModel):
             raise ValueError("title and text are given only without event_config_name")
         if not self.event_config_name and self.title is None:
             raise ValueError("event_config_name, or else title")
-        if not self.event_config_name and self.context:
+        own = [entry.context for entry in self.to if entry.context is not None]
+        if not self.event_config_name and (self.context or own):
             raise ValueError("context is given only with event_config_name")
+        if sum(each.size + self.context.size for each in own) > MAX_CONTEXTS_BYTES:
+            raise ValueError(f"contexts of recipients, each with the request's: at most {MAX_CONTEXTS_BYTES} bytes")
         if self.object_id is not None and self.object_type is None:
             raise ValueError("object_id needs object_type: an id alone could be another object's")
         if self.inbox is False and self.should_email is False:
@@ -258,6 +210,11 @@ class NotificationRequest(BaseModel):
         except ValidationError as error:
             raise InvalidRequest(complaints(error)) from None
 
+    @property
+    def has_own_contexts(self) -> bool:
+        """Whether any recipient has a context of their own."""
+        return any(entry.context is not None for entry in self.to)
+
     def to_wire(self) -> dict[str, Any]:
         """The request as a JSON object, without absent fields; a recipient of whom only the id is given is that id."""
         wire = self.model_dump(mode="json", exclude=None if self.attachments else _NO_FILES, exclude_none=True)
@@ -266,8 +223,11 @@ class NotificationRequest(BaseModel):
 
     def fingerprint(self) -> str:
         """What was asked, as a hash: equal for two requests that differ in their id alone."""
-        hash = hashlib.sha256(self.model_dump_json(exclude=_APART, exclude_none=True).encode())
-        hash.update(_encode_sorted(self.context).encode())
+        own = self.has_own_contexts
+        hash = hashlib.sha256(self.model_dump_json(exclude=_APART_EACH if own else _APART, exclude_none=True).encode())
+        hash.update(sorted_text(self.context).encode())
+        if own:
+            hash.update(sorted_text([entry.context for entry in self.to]).encode())
         return hash.hexdigest()
 
 

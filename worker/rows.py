@@ -31,6 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NULLTYPE
 
+from worker.contexts import PlainJson
 from worker.models import Delivery, Notification
 from worker.tables import Base
 
@@ -157,6 +158,8 @@ def _text(value: Any) -> str:
         if value.tzinfo is None:
             raise ValueError("a naive time: times are aware everywhere")
         return value.isoformat()
+    if isinstance(value, PlainJson):
+        return value.text
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 

@@ -107,6 +107,21 @@ def test_enqueued_rendered_mailed_seen_purged(system: System) -> None:
     wait_until(lambda: system.count(ledger) == 1, 10, "the ledger says so")
 
 
+def test_each_recipient_of_one_request_has_their_own_context(system: System) -> None:
+    """Told with their own values in the inbox and by email, by a large audience's way too."""
+    names = [f"reader-{uuid4().hex[:8]}" for _ in range(3)]
+    to = [{"id": name, "email": f"{name}@example.org", "context": {"title": name}} for name in names]
+    small, large = request(to=to), request(to=to)
+    system.send("notifications.create", request=small)
+    system.send("notifications.fan_out", request=large)
+    for asked in (small, large):
+        wait_until(settled(system, asked["id"]), 20, "the mails are sent")
+        told = system.rows("SELECT recipient_id, title FROM notifications WHERE request_id = :id", id=asked["id"])
+        assert {(name, f"{name} is here") for name in names} == {tuple(row) for row in told}
+    for name in names:
+        assert [f"{name} is here"] * 2 == mails_to(system, f"{name}@example.org")
+
+
 def test_same_request_three_times_is_one_notification_and_one_mail(system: System) -> None:
     """Published three times at once, and again later, the same request adds nothing."""
     asked = request()

@@ -28,6 +28,8 @@ REQUESTS: list[dict[str, Any]] = [
     {"to": [{"username": CANARY}, {"group": "admins"}], "title": CANARY, "text": f"{CANARY}\n", "inbox": False},
     {"to": {"id": CANARY, "email": f"{CANARY}@example.com"}, "event_config_name": "password_reset",
      "context": {"link": f"https://example.org/{CANARY}"}, "should_email": True},
+    {"to": [{"id": CANARY, "lang": "de", "context": {"title": CANARY}}, {"username": CANARY, "context": {}}, "u"],
+     "event_config_name": "book_available", "context": {"title": CANARY}},
 ]  # fmt: skip
 
 
