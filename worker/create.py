@@ -81,13 +81,9 @@ def record(
             result.refused[request.id] = IdempotencyConflict()
     # In one order everywhere, as two transactions must not wait for each other; of equal keys the first asked is first.
     ordered = sorted(by_id.values(), key=lambda one: one.idempotency_key or one.id.hex)
-    rows = [
-        request_row(request, fingerprints[id(request)], now, status)
-        for request in ordered
-        if request.id not in result.refused
-    ]
-    inserted = insert_blocks(session, Request, rows, returning=True)
-    others = [one for one in requests if one.id not in inserted and one.id not in result.refused]
+    asked = [one for one in ordered if one.id not in result.refused]
+    there = insert_blocks(session, Request, _written_down(asked, fingerprints, now, status), existing=True)
+    others = [one for one in requests if one.id in there and one.id not in result.refused]
     before = _fingerprints(session, others)
     for request in others:
         # Cancelled before it came: there, nobody knows what it was to be.
@@ -95,24 +91,25 @@ def record(
             result.repeated += 1
         else:
             result.refused[request.id] = IdempotencyConflict()
-    return inserted
+    return {one.id for one in asked} - there
 
 
-def request_row(
-    request: NotificationRequest, fingerprint: str, now: datetime, status: Literal["created", "pending"]
-) -> Block:
-    """The row of a request; only one that is still pending keeps what was asked."""
-    shared = {
-        "idempotency_key": request.idempotency_key,
-        "fingerprint": fingerprint,
-        "status": status,
-        "payload": request.to_wire() if status == "pending" else None,
-        "bulk": False,
-        "cursor": None,
-        "error": None,
-        "created_at": now,
+def _written_down(
+    requests: Sequence[NotificationRequest],
+    fingerprints: Mapping[int, str],
+    now: datetime,
+    status: Literal["created", "pending"],
+) -> list[Block]:
+    """Their rows; only a request that is still pending keeps what was asked."""
+    shared = {"status": status, "payload": None, "bulk": False, "cursor": None, "error": None, "created_at": now}
+    each: dict[str, list[Any]] = {
+        "id": [one.id for one in requests],
+        "idempotency_key": [one.idempotency_key for one in requests],
+        "fingerprint": [fingerprints[id(one)] for one in requests],
     }
-    return Block(shared, {"id": [request.id]})
+    if status == "pending":
+        each["payload"] = [one.to_wire() for one in requests]
+    return [Block(shared, each)] if requests else []
 
 
 def _fingerprints(session: Session, requests: Sequence[NotificationRequest]) -> Mapping[UUID | str | None, set[str]]:

@@ -81,28 +81,26 @@ class Block:
         return self.each[name] if name in self.each else [self.shared[name]] * len(self)
 
 
-def insert_blocks(
-    session: Session, model: type[Base], blocks: Sequence[Block], *, returning: bool = False
-) -> set[UUID]:
+def insert_blocks(session: Session, model: type[Base], blocks: Sequence[Block], *, existing: bool = False) -> set[UUID]:
     """Insert the rows of all blocks in one statement, in this order; rows that are there already stay as they are.
 
-    `returning`: give the ids of those that were not there. PostgreSQL gets each value once, however many rows have it.
+    `existing`: give the ids of those, usually none. PostgreSQL gets each value once, however many rows have it.
     """
     if not blocks:
         return set()
     if session.get_bind().dialect.name == "postgresql":
-        statement, values = _unnested(model, blocks, returning)
+        statement, values = _unnested(model, blocks, existing)
         result = session.execute(statement, values)
-        return {row[0] for row in result} if returning else set()
+        return {row[0] for row in result} if existing else set()
     insert = insert_new(session, model)
     rows = [row for block in blocks for row in block.rows()]
-    if returning:
-        return set(session.scalars(insert.returning(model.__table__.c.id), rows))
+    if existing:
+        return {row["id"] for row in rows} - set(session.scalars(insert.returning(model.__table__.c.id), rows))
     session.execute(insert, rows)
     return set()
 
 
-def _unnested(model: type[Base], blocks: Sequence[Block], returning: bool) -> tuple[TextClause, dict[str, str | None]]:
+def _unnested(model: type[Base], blocks: Sequence[Block], existing: bool) -> tuple[TextClause, dict[str, str | None]]:
     each = tuple(sorted({name for block in blocks for name in block.each}))
     values: dict[str, Any] = {}
     constant, by_block = list[str](), list[str]()
@@ -120,22 +118,24 @@ def _unnested(model: type[Base], blocks: Sequence[Block], returning: bool) -> tu
         values[name] = array([value for block in blocks for value in block.column(name)])
     if by_block:
         values["block"] = array([number for number, block in enumerate(blocks, start=1) for _ in range(len(block))])
-    return _statement(model, tuple(constant), tuple(by_block), each, returning), values
+    return _statement(model, tuple(constant), tuple(by_block), each, existing), values
 
 
 @lru_cache(maxsize=256)
-def _statement(model: type[Base], constant: _Names, by_block: _Names, each: _Names, returning: bool) -> TextClause:
+def _statement(model: type[Base], constant: _Names, by_block: _Names, each: _Names, existing: bool) -> TextClause:
     types = {name: _type(model, name) for name in (*constant, *by_block, *each)} | {"block": "integer"}
-    chosen = [f"CAST(:{name} AS {types[name]})" for name in constant]
+    names = ", ".join((*constant, *by_block, *each))
+    chosen = [f"CAST(:{name} AS {types[name]}) AS {name}" for name in constant]
     chosen += [f"b.{name}" for name in by_block] + [f"e.{name}" for name in each]
     source = _unnest("e", (*each, "block") if by_block else each, types)
     if by_block:
         source += f" JOIN {_unnest('b', by_block, types)} ON b.n = e.block"
-    return text(
-        f"INSERT INTO {model.__tablename__} ({', '.join((*constant, *by_block, *each))}) "
-        f"SELECT {', '.join(chosen)} FROM {source} ORDER BY e.n ON CONFLICT DO NOTHING"
-        + (" RETURNING id" if returning else "")
-    )
+    given = f"SELECT {', '.join(chosen)} FROM {source} ORDER BY e.n"
+    insert = f"INSERT INTO {model.__tablename__} ({names}) {{}} ON CONFLICT DO NOTHING"
+    if not existing:
+        return text(insert.format(given))
+    new = insert.format(f"SELECT {names} FROM given") + " RETURNING id"
+    return text(f"WITH given AS ({given}), new AS ({new}) SELECT id FROM given EXCEPT SELECT id FROM new")
 
 
 def _unnest(alias: str, names: _Names, types: Mapping[str, str]) -> str:
