@@ -18,7 +18,7 @@ MAX_CONTEXT_DEPTH = 16
 MAX_CONTEXTS_BYTES = 8 * 1024 * 1024
 
 #: What stands in JSON as it is, with nothing in it, and is always something that JSON has.
-_FLAT = frozenset({str, int, bool, type(None)})
+_FLAT, _NAMES = frozenset({str, int, bool, type(None)}), frozenset({str})
 #: Characters of JSON in which no number has more digits than Python reads.
 _SHORT = 4_000
 
@@ -40,28 +40,43 @@ def plain_json(value: Any) -> PlainJson:
     """
     if type(value) is PlainJson:
         return value
-    flat = type(value) is dict and _FLAT.issuperset(map(type, value.values())) and {str}.issuperset(map(type, value))
-    level, depth = [] if flat else [value], 0
+    simple = _simple(value)
+    if simple is not None:
+        return simple
+    level, depth = [value], 0
     while level := [item for item in level if isinstance(item, Mapping | list | tuple)]:
         depth += 1
         if depth > MAX_CONTEXT_DEPTH:
             raise ValueError(f"nested deeper than {MAX_CONTEXT_DEPTH} levels")
         level = [child for item in level for child in _children(item)]
     try:
-        text = to_json(value).decode() if flat else ""
-        if not flat or len(text) > _SHORT:
-            text = _encode(value)
-        size = len(text) if text.isascii() else len(text.encode())
+        text = _encode(value)
+        size = len(text.encode())
     except (TypeError, ValueError):
         raise ValueError("JSON values only: no NaN or infinity, no lone surrogates, object keys are text") from None
     if size > MAX_CONTEXT_BYTES:
         raise ValueError(f"at most {MAX_CONTEXT_BYTES} bytes as JSON")
     if "\\u0000" in text and _holds_nul(value):
         raise ValueError("no NUL characters")
-    values = value if flat else json.loads(text)
+    values = json.loads(text)
     if not isinstance(values, dict):
         raise ValueError("Input should be a valid dictionary")
     return PlainJson(values, text, size)
+
+
+def _simple(value: Any) -> PlainJson | None:
+    """The usual context, short and with nothing nested; None of one that needs a closer look."""
+    if type(value) is not dict or not _FLAT.issuperset(map(type, value.values())):
+        return None
+    if not _NAMES.issuperset(map(type, value)):
+        return None
+    try:
+        text = to_json(value).decode()
+    except ValueError:
+        return None
+    if len(text) > _SHORT or "\\u0000" in text:
+        return None
+    return PlainJson(value, text, len(text) if text.isascii() else len(text.encode()))
 
 
 def merged(shared: Mapping[str, Any], own: PlainJson | None) -> Mapping[str, Any]:

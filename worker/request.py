@@ -121,11 +121,6 @@ class Recipient(BaseModel):
     context: Context | None = None
     """Values of their own, which win over the request's."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _text_is_id(cls, value: Any) -> Any:
-        return {"id": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.id is not None) + (self.username is not None) + (self.group is not None) != 1:
@@ -148,7 +143,7 @@ def _as_list(value: Any) -> Any:
     entries = value if isinstance(value, list | tuple) else [value]
     if not entries:
         raise ValueError("at least one recipient")
-    return entries
+    return [{"id": entry} if isinstance(entry, str) else entry for entry in entries]
 
 
 class NotificationRequest(BaseModel):
