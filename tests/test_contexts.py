@@ -1,6 +1,7 @@
 """What a context may hold, where each recipient has one: the rules are those of the request's own."""
 
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -19,14 +20,14 @@ def test_they_come_back_from_the_wire() -> None:
         [
             {"id": "paul", "lang": "de", "context": {"title": "Dune"}},
             {"id": "chani", "context": {}},
-            {"username": "u", "context": {"a": 1}},
+            {"username": "u", "context": {"a": date(2026, 1, 5)}},
         ]
     )
     wire = json.loads(json.dumps(asked.to_wire()))
     assert wire["to"] == [
         {"id": "paul", "lang": "de", "context": {"title": "Dune"}},
         {"id": "chani", "context": {}},
-        {"username": "u", "context": {"a": 1}},
+        {"username": "u", "context": {"a": "2026-01-05"}},
     ]
     assert asked == NotificationRequest.parse(wire)
     assert asked.fingerprint() == NotificationRequest.parse(wire).fingerprint()
