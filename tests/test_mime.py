@@ -1,6 +1,6 @@
 import re
 from base64 import b64decode
-from dataclasses import replace
+from binascii import b2a_qp
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -64,7 +64,7 @@ def test_the_headers_say_what_the_mail_is() -> None:
 def test_a_reply_names_its_thread() -> None:
     """In-Reply-To is the parent, References go from the thread's first mail to it, on lines of their own."""
     above = [UUID(int=n) for n in (1, 2, 3)]
-    reply = replace(parcel(), references=tuple(above))
+    reply = parcel()._replace(references=tuple(above))
     ids = [f"<{id}@example.org>" for id in above]
     message = parsed(reply)
 
@@ -260,6 +260,23 @@ def test_every_text_survives(text: str, html: str) -> None:
     assert max(map(len, raw.split(b"\r\n"))) <= 998
     assert raw.isascii()
     assert raw.count(b"\n") == raw.count(b"\r\n") == raw.count(b"\r")
+
+
+PIECES = ["\n<style>\n", "\n</style>\n", "\n", "\r\n", "\n.", "b {}", " ", "\t", "=", "é", "x" * 80]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_style_sheets_survive(html: str) -> None:
+    """However many there are, and whatever is around or in them; encoded as it would be in one piece."""
+    html += "."
+    raw = written(parcel(html=html))
+    _, part = message_from_bytes(raw, policy=SMTPUTF8).iter_parts()
+    body = part.get_payload(decode=True)
+
+    assert isinstance(body, bytes)
+    assert unbroken(html) == body.decode().replace("\r\n", "\n")
+    if part["Content-Transfer-Encoding"] == "quoted-printable":
+        assert b2a_qp(body, istext=True) in raw
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from tests.rows import THEN, put_deliveries, put_notifications
 from tests.servers import wait_until
 from tests.store import LATER, ask, by_recipient, enqueue, put, rows
-from worker import inbox, pending, recipients, retract
+from worker import control, inbox, pending, recipients, retract
 from worker.channels import Outcome, Verdict
-from worker.claims import Claimed, claim, give_back
+from worker.claims import Claimed, claim, give_back, let_go
 from worker.database import UNAVAILABLE, transaction, utcnow
 from worker.deliver import _persist
 from worker.ids import uuid7
@@ -48,6 +48,22 @@ def somebody_waits() -> bool:
     """Whether any session waits for a lock."""
     with transaction() as session:
         return session.scalar(text("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")) or False
+
+
+def test_a_claim_reads_no_backlog() -> None:
+    """Whatever the statistics say: they may be of a moment when nothing was pending."""
+    with transaction() as session:
+        session.execute(text("ANALYZE deliveries"))
+    ids = put_deliveries(5000)
+    with transaction() as session:
+        claimed, _ = claim(session, [*ids[:5], uuid7()], utcnow(), LATER)
+        control.take_probe(session, ids[:5], utcnow())
+        let_go(session, ids[5:10], utcnow())
+        read = session.scalar(
+            text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'deliveries'")
+        )
+    assert 5 == len(claimed)
+    assert read < 100
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.smtp_servers import (
     server_context,
     verdicts,
 )
-from worker.channels import Outcome, Parcel, Verdict
+from worker.channels import Outcome, Parcel, Verdict, traffic
 
 
 class Patient:
@@ -158,6 +158,23 @@ def test_no_more_are_unrecorded_than_the_window_allows(window: int, connections:
     assert most <= window
 
 
+def test_no_outcome_waits_for_long_while_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many the window allows, and though the server never pauses: 20 ms, then known outcomes are told."""
+    now = time.monotonic()
+    monkeypatch.setattr(traffic, "monotonic", lambda: now)
+    monkeypatch.setattr(traffic.Traffic, "_listen", lambda _self, _seconds: True)
+    monkeypatch.setattr(traffic.Traffic, "_risked", lambda _self: 1)
+    with channel_to("smtp://127.0.0.1:25", window=1000) as channel:
+        calls = traffic.Traffic(channel, [])
+        calls._add(Outcome(uuid4(), Verdict.SENT))
+        assert not calls._is_group()
+        now += 0.019
+        calls._add(Outcome(uuid4(), Verdict.SENT))
+        assert not calls._is_group()
+        now += 0.002
+        assert calls._is_group()
+
+
 @pytest.mark.parametrize("offer", ["250 x", PIPELINING])
 def test_an_outcome_does_not_wait_for_the_next(offer: str) -> None:
     """It is told while the server still thinks about the next letter."""
@@ -198,6 +215,24 @@ def test_an_error_of_the_caller_waits_for_what_is_under_way() -> None:
         with pytest.raises(ZeroDivisionError):
             told.extend(outcome for group in channel.send(breaking()) for outcome in group)
         assert 7 == len(told) == len(server.contents)
+
+
+def test_what_is_known_when_something_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a time limit cuts off may have been sent; what the server has answered is recorded."""
+
+    def until_three(self: traffic.Traffic) -> bool:
+        if len(self._outcomes) == 3:
+            raise TimeoutError
+        if self._outcomes:
+            self._listen(5)
+        return False
+
+    monkeypatch.setattr(traffic.Traffic, "_is_group", until_three)
+    told: list[Outcome] = []
+    with ScriptedSmtp({"ehlo": PIPELINING}) as server, channel_to(server.url) as channel:
+        with pytest.raises(TimeoutError):
+            told.extend(outcome for group in channel.send([parcel() for _ in range(9)]) for outcome in group)
+        assert 3 == len(told)
 
 
 def test_what_a_content_shares_is_shared_and_nothing_else() -> None:

@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select, true, update
+from pydantic_core import from_json
+from sqlalchemy import Select, Text, Update, bindparam, cast, func, select, true, update
 from sqlalchemy.orm import Session
+from sqlalchemy.types import NULLTYPE
 
 from worker import contents, control
 from worker.attachments import File
@@ -16,7 +18,7 @@ from worker.channels import Parcel
 from worker.events import get_events
 from worker.models import AttachmentContent, Delivery, Notification
 from worker.recipients import suppressed
-from worker.rows import is_in, lock_deliveries
+from worker.rows import IS_PENDING, bound, is_in, is_in_bound, lock_deliveries
 from worker.threads import references
 
 Parts = Mapping[str, Any]
@@ -24,23 +26,11 @@ Parts = Mapping[str, Any]
 #: The reason of a delivery whose last worker died, or fell silent, while it had it.
 ABANDONED = "abandoned"
 
-_CLAIMED = (
-    Delivery.id,
-    Delivery.notification_id,
-    Delivery.channel,
-    Delivery.address,
-    Delivery.parts,
-    Delivery.content_id,
-    Delivery.urgency,
-    Delivery.attempts,
-    Delivery.due_at,
-    Delivery.expire_at,
-    Delivery.give_up_at,
-)
+#: The tables themselves: statements by way of the classes cost several times as much.
+_rows, _told = (Delivery.metadata.tables[model.__tablename__] for model in (Delivery, Notification))
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A delivery that is ours until the lease ends; `attempts` tells our claim from a later one."""
 
     id: UUID
@@ -51,6 +41,29 @@ class Claimed:
     give_up_at: datetime
 
 
+class _Alike(NamedTuple):
+    """Claimed rows that have all this in common; the fields are named as the columns."""
+
+    channel: str
+    content_id: UUID | None
+    urgency: int
+    attempts: int
+    due_at: datetime
+    expire_at: datetime | None
+    give_up_at: datetime | None
+    lang: str
+    event_config_name: str | None
+    created_at: datetime
+    parent_id: UUID | None
+    thread_id: UUID | None
+    each: Sequence[tuple[UUID, UUID, str | None]]
+    """Delivery, notification, address."""
+
+
+_SHARED = [_rows.c[name] if name in _rows.c else _told.c[name] for name in _Alike._fields[:-1]]
+_EACH = [_rows.c.id, _rows.c.notification_id, _rows.c.address]
+
+
 def claim(
     session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime, *, probing: bool = False
 ) -> tuple[list[Claimed], int]:
@@ -59,25 +72,28 @@ def claim(
     Nothing of a channel that is held back, unless `probing`. Of several, none whose last worker died: lest it take the
     others along, each of these is claimed alone, see `suspects`. Gives what is ours now, and how many were skipped.
     """
-    rows = _take(session, delivery_ids, now, lease_until, true() if probing else control.is_open())
-    about = _notifications(session, [row.notification_id for row in rows])
-    parts = _parts(session, rows)
-    files = _contents(session, parts.values())
-    above = references(session, about)
-    refused = suppressed(session, [row.address for row in rows if row.address])
-    claimed, too_late, skipped = [], [], defaultdict(list)
-    for row in rows:
-        notification = about[row.notification_id]
-        give_up_at = row.give_up_at or control.give_up_at(row.urgency, notification.created_at)
-        if reason := _why_not(row, notification, refused, parts[row.id], files, now):
-            skipped[reason].append(row.id)
-        elif give_up_at <= now:
-            too_late.append(row.id)
-        else:
-            parcel = _parcel(row, notification, parts[row.id] or {}, files, above.get(notification.id, ()))
-            claimed.append(Claimed(row.id, row.channel, row.attempts, parcel, row.urgency, give_up_at))
-    for reason, ids in skipped.items():
-        values = {"status": "skipped", "reason": reason, "parts": None}
+    taken = _take(session, delivery_ids, now, lease_until, probing)
+    common = contents.load(session, (some.content_id for some in taken))
+    own = _parts(session, [id for some in taken if some.content_id is None for id, _, _ in some.each])
+    files = _contents(session, [*common.values(), *own.values()])
+    refused = suppressed(session, [address for some in taken for _, _, address in some.each if address])
+    above = references(session, {id: some for some in taken if some.parent_id for _, id, _ in some.each})
+    claimed, too_late, skipped = [], list[UUID](), defaultdict[str, list[UUID]](list)
+    for some in taken:
+        expired, inactive = some.expire_at is not None and some.expire_at <= now, _is_inactive(some)
+        give_up_at = some.give_up_at or control.give_up_at(some.urgency, some.created_at)
+        for id, notification_id, address in some.each:
+            parts = common.get(some.content_id) if some.content_id else own.get(id, {})
+            reason = "expired" if expired else _why_not(address, refused, parts, files)
+            if reason or inactive:
+                skipped[reason or "event_inactive"].append(id)
+            elif give_up_at <= now:
+                too_late.append(id)
+            else:
+                parcel = _parcel(some, id, address, parts or {}, files, above.get(notification_id, ()))
+                claimed.append(Claimed(id, some.channel, some.attempts, parcel, some.urgency, give_up_at))
+    for why, ids in skipped.items():
+        values = {"status": "skipped", "reason": why, "parts": None}
         session.execute(update(Delivery).where(is_in(session, Delivery.id, ids)).values(values))
     if too_late:
         words = func.coalesce(Delivery.last_error, "not tried in time")
@@ -87,42 +103,74 @@ def claim(
 
 
 def _take(
-    session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime, allowed: ColumnElement[bool]
-) -> list[Any]:
-    if len(delivery_ids) > 1:
-        allowed = and_(allowed, Delivery.reason.is_distinct_from(ABANDONED))
+    session: Session, delivery_ids: Sequence[UUID], now: datetime, lease_until: datetime, probing: bool
+) -> list[_Alike]:
+    alone = len(delivery_ids) == 1
+    values = {"ids": bound(session, delivery_ids), "now": now, "until": lease_until}
+    if session.get_bind().dialect.name == "postgresql":
+        found = session.execute(_claim_and_read(probing, alone), values)
+        taken = [_Alike._make([*row[: len(_SHARED)], [*zip(*row[len(_SHARED) :], strict=True)]]) for row in found]
+    else:
+        ids = session.execute(_claim(False, probing, alone).returning(_rows.c.id), values).scalars().all()
+        found = session.execute(_read(), {"ids": bound(session, ids)})
+        taken = [_Alike._make([*row[: len(_SHARED)], [row[len(_SHARED) :]]]) for row in found]
+    return sorted(taken, key=lambda some: (some.urgency, some.due_at))
+
+
+@lru_cache
+def _claim(postgres: bool, probing: bool, alone: bool) -> Update:
+    """Mark as ours what may be sent now. Built once: that takes longer than to run it for a few rows."""
     open_ones = (
-        select(Delivery.id)
-        .where(is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now, allowed)
+        select(_rows.c.id)
+        .where(is_in_bound(_rows.c.id, "ids", postgres=postgres))
+        .where(IS_PENDING, _rows.c.due_at <= bindparam("now"))
+        .where(true() if probing else control.is_open())
+        .where(true() if alone else _rows.c.reason.is_distinct_from(ABANDONED))
         .with_for_update(skip_locked=True)
     )
-    statement = (
-        update(Delivery)
-        .where(Delivery.id.in_(open_ones.scalar_subquery()))
-        .values(status="sending", attempts=Delivery.attempts + 1, lease_until=lease_until)
-        .returning(*_CLAIMED)
-        .execution_options(synchronize_session=False)
-    )
-    return sorted(session.execute(statement), key=lambda row: (row.urgency, row.due_at, row.id))
+    values = {"status": "sending", "attempts": _rows.c.attempts + 1, "lease_until": bindparam("until")}
+    return update(_rows).where(_rows.c.id.in_(open_ones.scalar_subquery())).values(values)
 
 
 def suspects(session: Session, delivery_ids: Sequence[UUID], now: datetime) -> Sequence[UUID]:
     """Those of them to be claimed alone, whichever of them their workers died of; the least tried first."""
-    waiting = (Delivery.status == "pending", Delivery.due_at <= now, Delivery.reason == ABANDONED)
+    waiting = (IS_PENDING, Delivery.due_at <= now, Delivery.reason == ABANDONED)
     found = select(Delivery.id).where(is_in(session, Delivery.id, delivery_ids), *waiting)
     return session.scalars(found.order_by(Delivery.attempts, Delivery.due_at, Delivery.id)).all()
 
 
-def _notifications(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
-    about = select(Notification.id, Notification.lang, Notification.event_config_name, Notification.created_at)
-    statement = about.add_columns(Notification.parent_id, Notification.thread_id)
-    return {row.id: row for row in session.execute(statement.where(is_in(session, Notification.id, ids)))}
+@lru_cache
+def _claim_and_read(probing: bool, alone: bool) -> Select[Any]:
+    """Both in one statement; what is in common comes once, the rest in lists, which are read far faster than rows."""
+    own = [column for column in _SHARED if column.table is _rows]
+    taken = _claim(True, probing, alone).returning(*own, *_EACH).cte("taken")
+    shared = [taken.c[column.name] if column.table is _rows else column for column in _SHARED]
+    lists = [func.array_agg(taken.c[column.name], type_=NULLTYPE) for column in _EACH]
+    both = taken.join(_told, _told.c.id == taken.c.notification_id)
+    return select(*shared, *lists).select_from(both).group_by(*shared)
 
 
-def _parts(session: Session, rows: Sequence[Any]) -> dict[UUID, Parts | None]:
-    """By delivery; None where the content that it has in common with others is gone."""
-    common = contents.load(session, (row.content_id for row in rows))
-    return {row.id: common.get(row.content_id) if row.content_id else row.parts or {} for row in rows}
+@lru_cache
+def _read() -> Select[Any]:
+    both = _rows.join(_told, _told.c.id == _rows.c.notification_id)
+    these = is_in_bound(_rows.c.id, "ids", postgres=False)
+    return select(*_SHARED, *_EACH).select_from(both).where(these).order_by(_rows.c.id)
+
+
+@lru_cache
+def _own_parts(postgres: bool) -> Select[Any]:
+    these = is_in_bound(_rows.c.id, "ids", postgres=postgres)
+    parts = cast(_rows.c.parts, Text) if postgres else _rows.c.parts
+    return select(_rows.c.id, parts).where(these, _rows.c.parts.is_not(None))
+
+
+def _parts(session: Session, ids: Sequence[UUID]) -> dict[UUID, Parts]:
+    """Of deliveries whose parts are in themselves; not in the claim's lists, where texts so long are slow to read."""
+    if not ids:
+        return {}
+    postgres = session.get_bind().dialect.name == "postgresql"
+    found = session.execute(_own_parts(postgres), {"ids": bound(session, ids)})
+    return {id: from_json(parts) if postgres else parts for id, parts in found}
 
 
 def _contents(session: Session, parts: Iterable[Parts | None]) -> dict[str, bytes]:
@@ -139,29 +187,25 @@ def _files(parts: Parts | None) -> list[tuple[str, str, str, str | None]]:
     return files
 
 
-def _why_not(
-    row: Any, notification: Any, refused: set[str], parts: Parts | None, files: Mapping[str, bytes], now: datetime
-) -> str | None:
+def _is_inactive(some: _Alike) -> bool:
+    event = get_events().get(some.event_config_name or "")
+    return event is not None and not event.active
+
+
+def _why_not(address: str | None, refused: set[str], parts: Parts | None, files: Mapping[str, bytes]) -> str | None:
     """What has changed since the delivery was written."""
-    event = get_events().get(notification.event_config_name)
-    if row.expire_at and row.expire_at <= now:
-        return "expired"
-    if (row.address or "").lower() in refused:
+    if refused and (address or "").lower() in refused:
         return "suppressed"
     if parts is None:
         return "content_gone"
-    if any(sha256 not in files for _, _, sha256, _ in _files(parts)):
-        return "attachment_gone"
-    return "event_inactive" if event and not event.active else None
+    return "attachment_gone" if any(sha256 not in files for _, _, sha256, _ in _files(parts)) else None
 
 
 def _parcel(
-    row: Any, notification: Any, parts: Parts, contents: Mapping[str, bytes], above: tuple[UUID, ...]
+    some: _Alike, id: UUID, address: str | None, parts: Parts, contents: Mapping[str, bytes], above: tuple[UUID, ...]
 ) -> Parcel:
-    files = tuple(File(name, kind, contents[sha256], cid) for name, kind, sha256, cid in _files(parts))
-    created_at = notification.created_at
-    address = row.address or ""
-    return Parcel(row.id, address, notification.lang, parts, created_at, files, above, row.content_id)
+    files = tuple([File(name, kind, contents[sha256], cid) for name, kind, sha256, cid in _files(parts)])
+    return Parcel(id, address or "", some.lang, parts, some.created_at, files, above, some.content_id)
 
 
 def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> None:
@@ -181,5 +225,5 @@ def give_back(session: Session, claimed: Sequence[Claimed], now: datetime) -> No
 def let_go(session: Session, delivery_ids: Sequence[UUID], now: datetime) -> None:
     """Return deliveries that were handed over and not claimed, to be handed over again at once."""
     lock_deliveries(session, delivery_ids)
-    handed = (is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now)
+    handed = (is_in(session, Delivery.id, delivery_ids), IS_PENDING, Delivery.due_at <= now)
     session.execute(update(Delivery).where(*handed).values(lease_until=now))

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from worker.channels import Outcome, Verdict
 from worker.models import URGENCY, ChannelState, Delivery
-from worker.rows import insert_new, is_in
+from worker.rows import IS_PENDING, insert_new, is_in
 from worker.settings import Settings, get_settings
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def take_probe(session: Session, delivery_ids: Sequence[UUID], now: datetime) ->
     candidate = session.execute(
         select(Delivery.id, ChannelState.name)
         .join(ChannelState, ChannelState.name == Delivery.channel)
-        .where(is_in(session, Delivery.id, delivery_ids), Delivery.status == "pending", Delivery.due_at <= now, *ready)
+        .where(is_in(session, Delivery.id, delivery_ids), IS_PENDING, Delivery.due_at <= now, *ready)
         .order_by(Delivery.urgency, Delivery.due_at)
         .limit(1)
     ).first()

@@ -126,7 +126,7 @@ def _channel(name: str) -> Channel:
 
 
 def _send(begin: Transaction, batch: _Batch, result: Delivered) -> None:
-    waiting = {one.id: one for one in batch.claimed}
+    begun = 0
     under_way: dict[UUID, Claimed] = {}
     last_moment = _last_moment(batch.lease_until, get_settings())
     reached = True
@@ -135,12 +135,14 @@ def _send(begin: Transaction, batch: _Batch, result: Delivered) -> None:
         return reached and not stopping() and utcnow() < last_moment
 
     def under_lease() -> Iterator[Parcel | None]:
-        for number, one in enumerate(batch.claimed):
-            while may_begin() and batch.slots and time.monotonic() < batch.slots[number]:
+        nonlocal begun
+        for one in batch.claimed:
+            while batch.slots and time.monotonic() < batch.slots[begun] and may_begin():
                 yield None
             if not may_begin():
                 return
-            under_way[one.id] = waiting.pop(one.id)
+            begun += 1
+            under_way[one.id] = one
             yield one.parcel
 
     told: list[tuple[Claimed, Outcome]] = []
@@ -153,8 +155,7 @@ def _send(begin: Transaction, batch: _Batch, result: Delivered) -> None:
             result.sent += counts["sent"]
             result.later += counts["pending"]
             result.failed += counts["failed"] + counts["unknown"]
-        if waiting:
-            rest = list(waiting.values())
+        if rest := batch.claimed[begun:]:
             _persist(begin, lambda session: _give_back(session, batch, rest, utcnow()), batch.lease_until)
             result.given_back += len(rest)
     except BaseException:
@@ -163,7 +164,7 @@ def _send(begin: Transaction, batch: _Batch, result: Delivered) -> None:
             with begin() as session:
                 record(session, told, utcnow())
             with begin() as session:
-                _give_back(session, batch, list(waiting.values()), utcnow())
+                _give_back(session, batch, batch.claimed[begun:], utcnow())
         raise
 
 

@@ -4,9 +4,10 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import Update, bindparam, update
 from sqlalchemy.orm import Session
 
 from worker import attempts
@@ -14,12 +15,11 @@ from worker.channels import Outcome, Verdict
 from worker.claims import Claimed
 from worker.models import Delivery
 from worker.recipients import suppress
-from worker.rows import is_chosen, is_in, lock_deliveries, locked
+from worker.rows import bound, is_chosen, is_in_bound, lock_deliveries, locked
 from worker.settings import Settings, get_settings
 
 #: The table itself: updates by way of the class cost several times as much, and there is one per few mails.
 _rows = Delivery.metadata.tables[Delivery.__tablename__]
-_SENT = {"status": "sent", "parts": None, "reason": None, "last_error": None}
 
 
 def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datetime) -> Counter[str]:
@@ -33,9 +33,8 @@ def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datet
         lock_deliveries(session, [one.id for one, _outcome in told])
     if sent:
         # Sent is sent, whoever holds the row by now.
-        unsent = locked(is_in(session, Delivery.id, sent), Delivery.status != "sent", model=Delivery)
-        rows = update(_rows).where(is_chosen(session, _rows.c.id, unsent))
-        session.execute(rows.values(sent_at=now, **_SENT))
+        postgres = session.get_bind().dialect.name == "postgresql"
+        session.execute(_sent(postgres), {"ids": bound(session, sent), "now": now})
         counts["sent"] = len(sent)
     for one, outcome in told:
         if outcome.verdict is not Verdict.SENT:
@@ -47,6 +46,15 @@ def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datet
         if outcome.no_such_address and settings.suppress_on_refusal:
             suppress(session, one.parcel.address, "no_such_address", now, one.channel)
     return counts
+
+
+@lru_cache
+def _sent(postgres: bool) -> Update:
+    """Built once: that takes longer than to run it for a few rows."""
+    these = is_in_bound(Delivery.id, "ids", postgres=postgres)
+    unsent = locked(these, Delivery.status != "sent", model=Delivery)
+    rows = update(_rows).where(is_chosen(_rows.c.id, unsent, postgres=postgres))
+    return rows.values(status="sent", sent_at=bindparam("now"), parts=None, reason=None, last_error=None)
 
 
 def _consequence(one: Claimed, outcome: Outcome, now: datetime, settings: Settings) -> dict[str, Any]:

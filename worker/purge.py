@@ -131,7 +131,9 @@ def _remove_batch(
     """
     ordered = select(Notification.id).where(past, Notification.updated_at >= reached).order_by(Notification.updated_at)
     batch = ordered.limit(size).with_for_update(skip_locked=True)
-    statement = delete(Notification).where(is_chosen(session, Notification.id, batch))
+    statement = delete(Notification).where(
+        is_chosen(Notification.id, batch, postgres=session.get_bind().dialect.name == "postgresql")
+    )
     moments = statement.returning(Notification.updated_at)
     removed = session.scalars(moments, execution_options={"synchronize_session": False}).all()
     # A row that somebody changes at the same time may be missing in a batch that is not the last.

@@ -210,15 +210,19 @@ def bound(session: Session, values: Sequence[str] | Sequence[UUID]) -> str:
     return json.dumps(list(map(_text, values)))
 
 
-def is_chosen(session: Session, column: Any, ids: Select[UUID]) -> ColumnElement[bool]:
+def is_chosen(column: Any, ids: Select[UUID], *, postgres: bool) -> ColumnElement[bool]:
     """Whether a column has one of the selected ids, whose rows the selection locks."""
-    if session.get_bind().dialect.name == "postgresql":
+    if postgres:
         # As an array, it is read once, and the rows are found by their key.
         among: ColumnElement[bool] = column == any_(func.array(ids.scalar_subquery()))
         return among
     within: ColumnElement[bool] = column.in_(ids)
     return within
 
+
+#: That a delivery is pending, of one that is looked up by its id. Said plainly, PostgreSQL might read the whole backlog
+#: instead, by the index of what is due: its statistics may be of a moment when little was.
+IS_PENDING = func.coalesce(Delivery.status, "") == "pending"
 
 #: Notifications that no inbox shows, ever: they expire as they begin, and count as seen, so that the purge takes them.
 HIDDEN = func.coalesce(Notification.expire_at == Notification.created_at, false())

@@ -59,9 +59,9 @@ class Settings(BaseSettings):
     """For the answer to a mail's content: given up too early, a mail that was accepted is sent again."""
     smtp_connections: Count = 4
     """Connections that one process sends over at the same time; a worker has as many as its concurrency."""
-    record_window: Count = 20
+    record_window: Count = 100
     """Emails per process that the server may have taken and that are not recorded yet: a killed process sends up to
-    so many again."""
+    so many again. None waits longer than 20 ms to be recorded."""
     email_from: str = "Bellhop <bellhop@localhost>"
 
     default_lang: str = "en"

@@ -5,10 +5,9 @@ factory in `CHANNELS`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from worker.attachments import File
@@ -31,8 +30,7 @@ class Verdict(StrEnum):
     """The connection broke after the content was sent and before the answer: it may have been taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """One delivery, rendered and ready to be carried."""
 
     delivery_id: UUID
@@ -50,8 +48,7 @@ class Parcel:
     """Parcels with an equal key have equal parts, files and lang."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one parcel."""
 
     delivery_id: UUID

@@ -68,13 +68,18 @@ class Dialogue:
 
     @property
     def alive(self) -> bool:
-        """False once the connection is closed."""
+        """False once the connection is closed, and in a child that was forked after connecting."""
         return self.session.alive
+
+    @property
+    def _is_open(self) -> bool:
+        """The same for whoever has a letter under way: that is no child."""
+        return self.session.sock is not None
 
     @property
     def free(self) -> bool:
         """Whether a letter can begin."""
-        return self._ahead is None and (self.pipelining or not self._expected) and self.alive
+        return self._ahead is None and (self.pipelining or not self._expected) and self._is_open
 
     @property
     def at_rest(self) -> bool:
@@ -120,20 +125,20 @@ class Dialogue:
         try:
             while (octets := self._read()) is not None:
                 self._replies.hear(octets)
-                while self.alive and (reply := self._replies.take()):
+                while self._is_open and (reply := self._replies.take()):
                     self._hear(*reply)
-                if self.alive and not octets:
+                if self._is_open and not octets:
                     self._break(self._lost or ConnectionError())
                 if len(octets) < _OCTETS and not isinstance(self.sock, SSLSocket):
                     break
         except OSError as error:
             self._break(self._lost or error)
-        if self.alive and self._lost:
+        if self._is_open and self._lost:
             self._break(self._lost)
-        if self.alive and self.deadline <= monotonic() and self._awaited == self._waiting():
+        if self._is_open and self.deadline <= monotonic() and self._awaited == self._waiting():
             self._break(TimeoutError())
         self._rearm()
-        return self.alive
+        return self._is_open
 
     def _prelude(self, errand: Errand) -> bytes:
         """Say, or prepare to say, that a letter comes; returns what goes out at once."""
@@ -164,8 +169,11 @@ class Dialogue:
 
     def _hear(self, code: int, words: bytes) -> None:
         self._heard += 1
-        text = words.decode(errors="replace")
         phase, errand = self._expected.popleft() if self._expected else ("MAIL", None)
+        if errand and code == 250 and self.pipelining and phase in ("MAIL", "RCPT"):
+            self.proven = True
+            return
+        text = words.decode(errors="replace")
         as_wanted = code // 100 == (3 if phase == "DATA" else 2)
         if phase == END_OF_DATA and self._taken < self._content_end:
             # An answer to half a content ends the connection, whatever it is: the rest would be taken for commands.
@@ -249,7 +257,7 @@ class Dialogue:
     def _read(self) -> bytes | None:
         """Return what there is, empty at the end of the connection; None where there is nothing yet."""
         try:
-            return self.sock.recv(_OCTETS) if self.alive else None
+            return self.sock.recv(_OCTETS) if self._is_open else None
         except (BlockingIOError, SSLWantReadError, SSLWantWriteError):
             return None
 
@@ -280,7 +288,7 @@ class Dialogue:
 
     def _rearm(self) -> None:
         """Set the deadline anew whenever something else is waited for: a reply has one time-out, however it drips."""
-        if self._lost and self.alive:
+        if self._lost and self._is_open:
             self.deadline = 0.0
         elif (waiting := self._waiting()) != self._awaited:
             self._awaited = waiting

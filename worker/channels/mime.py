@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime, getaddresses
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
@@ -27,8 +28,13 @@ _MAX_ADDRESS = 254
 """Octets (RFC 5321 4.5.3.1.3: a path has 256, of which two are the angle brackets)."""
 _ENCODED_WORD = 39
 """Octets of text in one encoded word, so that `Subject: =?utf-8?b?...?=` fits the 76 of RFC 2047."""
+_SUBJECT = 66
+"""Characters of a subject on one line."""
 _BOUNDARY, _RELATED, _MIXED = "=_bellhop_part", "=_bellhop_related", "=_bellhop_mixed"
 """`=_` occurs neither in quoted-printable nor in base64 (RFC 2045 6.7), and no part is sent in another encoding."""
+
+_STYLES = "\r\n<style>\r\n", "\r\n</style>\r\n"
+"""What begins and ends the style sheet in the frame's head."""
 
 _LOCAL = re.compile(r'[^\s"(),:;<>@\[\\\]]+|"(?:[^"\\]|\\.)+"')
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -49,8 +55,7 @@ class Sender:
     domain: str
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(NamedTuple):
     """One message in its envelope."""
 
     sender: str
@@ -97,6 +102,7 @@ def envelope_address(address: str) -> str | None:
     return f"{local}@{ascii_name}"
 
 
+@lru_cache(maxsize=1024)
 def ascii_domain(domain: str) -> str | None:
     """Return the domain in ASCII (IDNA 2008, RFC 5891); None if it is no domain name.
 
@@ -189,14 +195,14 @@ def _file(file: File) -> str:
 
 
 def _part(subtype: str, text: str) -> str:
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").replace("\n", "\r\n") + "\r\n"
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.removesuffix("\n").replace("\n", "\r\n") + "\r\n"
     # A lone surrogate has no UTF-8; it becomes a question mark.
     data = lines.encode(errors="replace")
-    name, encoded = min(
-        ("quoted-printable", b2a_qp(data, istext=True)),
-        ("base64", encodebytes(data).replace(b"\n", b"\r\n")),
-        key=lambda choice: len(choice[1]),
-    )
+    name, encoded = "quoted-printable", _quoted(lines)
+    if _base64_octets(len(data)) < len(encoded):
+        name, encoded = "base64", encodebytes(data).replace(b"\n", b"\r\n")
     return (
         f"Content-Type: text/{subtype}; charset=utf-8\r\n"
         f"Content-Transfer-Encoding: {name}\r\n\r\n"
@@ -204,12 +210,36 @@ def _part(subtype: str, text: str) -> str:
     )
 
 
+def _base64_octets(octets: int) -> int:
+    """How many octets so many become: four for three, in lines of 76."""
+    digits = -(-octets // 3) * 4
+    return digits + 2 * -(-digits // 76)
+
+
+def _quoted(lines: str) -> bytes:
+    """In quoted-printable. Each line is encoded by itself, so the style sheet, alike in all mails, is kept."""
+    before, start, rest = lines.partition(_STYLES[0])
+    styles, end, after = rest.partition(_STYLES[1])
+    if not end:
+        return _quoted_anew(lines)
+    return _quoted_anew(before + "\r\n") + _quoted_kept(f"{start[2:]}{styles}{end}") + _quoted_anew(after)
+
+
+def _quoted_anew(lines: str) -> bytes:
+    return b2a_qp(lines.encode(errors="replace"), istext=True)
+
+
+_quoted_kept = lru_cache(maxsize=16)(_quoted_anew)
+
+
 def _unstructured(text: str) -> str:
     """Encode a subject; line breaks, control characters and runs of blanks become one space."""
     line = _BLANKS.sub(" ", text).strip()
     if not line.isascii() or "=?" in line:
         return _encoded_words(line)
-    folded = textwrap.wrap(line, 66, break_long_words=False, break_on_hyphens=False)
+    if len(line) <= _SUBJECT:
+        return line
+    folded = textwrap.wrap(line, _SUBJECT, break_long_words=False, break_on_hyphens=False)
     return "\r\n ".join(folded) if all(len(part) < 900 for part in folded) else _encoded_words(line)
 
 

@@ -15,26 +15,28 @@ class Replies:
     """The octets that came, and the replies that they make up."""
 
     def __init__(self) -> None:
-        self._heard = bytearray()
+        self._heard = b""
+        self._at = 0
         self._lines: list[bytes] = []
         self._length = 0
 
     def hear(self, octets: bytes) -> None:
         """Add what came."""
-        self._heard += octets
+        self._heard = self._heard[self._at :] + octets
+        self._at = 0
 
     def forget(self) -> None:
         """Drop what came and is not part of a reply taken."""
-        self._heard.clear()
+        self._heard, self._at = b"", 0
         self._lines.clear()
         self._length = 0
 
     def take(self) -> tuple[int, bytes] | None:
         """Return the next reply that is complete: its code and its words. Raises NotSmtp."""
-        while end := self._heard.find(b"\n") + 1:
-            line = bytes(self._heard[:end])
-            del self._heard[:end]
-            self._length += end
+        while end := self._heard.find(b"\n", self._at) + 1:
+            line = self._heard[self._at : end]
+            self._at = end
+            self._length += len(line)
             if self._length > _MAX_REPLY or not _LINE.match(line):
                 raise NotSmtp
             self._lines.append(line[4:].strip())
@@ -43,6 +45,6 @@ class Replies:
                 self._lines.clear()
                 self._length = 0
                 return int(line[:3]), words
-        if self._length + len(self._heard) > _MAX_REPLY:
+        if self._length + len(self._heard) - self._at > _MAX_REPLY:
             raise NotSmtp
         return None

@@ -23,7 +23,7 @@ _PROOF = 4
 """Letters begun per connection before a call opens another one."""
 _MOMENT = 0.001
 """Seconds without any news after which known outcomes are told though contents are out; a selector knows no less."""
-_PATIENCE = 0.01
+_PATIENCE = 0.02
 """Seconds that a known outcome waits for others at the most."""
 _PAUSE = 0.02
 """Seconds until the next parcel is asked for again, where there was none at the moment."""
@@ -86,6 +86,11 @@ class Traffic:
             sound = True
             if self._error:
                 raise self._error
+        except Exception:
+            # Such as the task's time limit: what is known by then is told.
+            if self._outcomes:
+                yield self._outcomes
+            raise
         finally:
             self._end(sound)
 
@@ -258,7 +263,7 @@ class Traffic:
 
 def _without_address(words: str, address: str) -> str:
     """Return the server's words on one line, with everything that looks like an address replaced."""
-    line = "".join(char if char.isprintable() else " " for char in words)
+    line = words if words.isprintable() else "".join(char if char.isprintable() else " " for char in words)
     local = address.rpartition("@")[0]
     shortest = local.strip('"').partition("+")[0]
     if "@" in line or not shortest or shortest.lower() in line.lower():
