@@ -36,7 +36,7 @@ def pytest_report_header() -> str:
 
 def forget() -> None:
     """Drop whatever the process has read or opened, as a new process would."""
-    for engine in database._engines.values():
+    for engine in {*database._engines.values(), *_engines.values()}:
         engine.dispose()
     database._engines.clear()
     for channel in deliver._channels.values():
