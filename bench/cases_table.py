@@ -9,7 +9,7 @@ from bench.servers import Stand
 from worker import database
 from worker.events import get_events
 
-PSYCOPG, ORM = "psycopg", "ORM"
+PSYCOPG, ORM, FIRST = "psycopg", "ORM", "its first page"
 
 
 def measure_table(stand: Stand, size: Size, book: Book) -> None:
@@ -34,6 +34,10 @@ def _inbox(url: str, size: Size, book: Book) -> None:
                 result.values[contender] = [float(value)]
         result.notes.append(f"p99 {p99} ms")
         book.add(result)
+    far, first = bench.deep_beside_first(inbox.HEAVY)
+    beside = Result("inbox/turns", "the deep page of a heavy inbox, and its first, by turns", "ms", "less")
+    beside.values = {OURS: [far], FIRST: [first]}
+    book.add(beside)
     bench.session.close()
     bench.engine.dispose()
     bench.raw.close()

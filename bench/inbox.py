@@ -151,16 +151,16 @@ class Bench:
         depth = min(10_000, self.naive(who).count() // 20 * 10)
         return depth, self.naive(who).offset(depth - 1).first()
 
-    def deep_beside_first(self, who: str, times: int = 300) -> str:
-        """Our deep page and our first, by turns: in the table each stands beside other ways, which warm and cool it."""
-        depth, before = self.deep(who)
+    def deep_beside_first(self, who: str, times: int = 300) -> tuple[float, float]:
+        """Milliseconds of our deep page and of our first, by turns: in the table each stands beside other ways."""
+        _, before = self.deep(who)
         ways = [self.fresh(self.listed(who)), self.fresh(self.listed(who, cursor=pages.encode(before)))]
         taken: list[list[float]] = [[], []]
         for _ in range(times):
             for n in chance.sample(range(2), 2):
                 taken[n].append(timed(ways[n]) * 1e3)
         first, far = map(statistics.median, taken)
-        return f"page {depth:,} deep beside the first, {who}: {far:.2f} and {first:.2f} ms, {far / first:.2f} x"
+        return far, first
 
     def filters(self, who: str) -> list[Case]:
         """A first page through each filter."""
@@ -279,7 +279,8 @@ def main(arguments: Sequence[str]) -> None:
         print("| case | ms | p99 | psycopg | ORM | ours / psycopg | ORM / ours |\n|---|---|---|---|---|---|---|")
         for case in bench.all():
             print(f"| {' | '.join(measure(case))} |", flush=True)
-        print(f"\n{bench.deep_beside_first(HEAVY)}", flush=True)
+        far, first = bench.deep_beside_first(HEAVY)
+        print(f"\nthe deep page and the first, by turns: {far:.2f} and {first:.2f} ms, {far / first:.2f} x")
 
 
 if __name__ == "__main__":
