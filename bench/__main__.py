@@ -23,7 +23,6 @@ from bench import (
     cases_mail,
     cases_single,
     cases_table,
-    profile,
     report,
 )
 from bench.measure import Book, Size
@@ -57,7 +56,6 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="every case with small sizes")
     parser.add_argument("--tiny", action="store_true", help="every case, only to see that it works")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="CASE", help=f"some of: {', '.join(SECTIONS)}")
-    parser.add_argument("--profile", choices=SECTIONS, metavar="CASE", help="that case alone, workers under py-spy")
     parser.add_argument("--out", type=Path, default=ROOT / ".benchmarks", help="folder for a partial run's report")
     return parser.parse_args(arguments)
 
@@ -73,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     """Give exit code 1 where a case failed."""
     asked = options(arguments)
     size = QUICK if asked.quick else SMALL if asked.small else TINY if asked.tiny else FULL
-    names = asked.only or ([asked.profile] if asked.profile else QUICK_SECTIONS if asked.quick else [*SECTIONS])
+    names = asked.only or (QUICK_SECTIONS if asked.quick else [*SECTIONS])
     full = size is FULL and len(names) == len(SECTIONS)
     os.chdir(ROOT)
     # A polite end stops the servers too.
@@ -84,14 +82,13 @@ def main(arguments: Sequence[str]) -> int:
         print(
             f"{facts['cores']} cores of {facts['cpu']}, load {facts['load before']}; {facts['mail sink']}", flush=True
         )
-        with profile.recording(stand, asked.profile, asked.out):
-            for name in names:
-                try:
-                    SECTIONS[name](stand, size, book)
-                except (Exception, SystemExit) as error:
-                    failed.append(f"{name}: {type(error).__name__}: {error}")
-                    keep_logs(Path(folder), asked.out / f"logs-{name}")
-                    print(f"FAILED {failed[-1]}", flush=True)
+        for name in names:
+            try:
+                SECTIONS[name](stand, size, book)
+            except (Exception, SystemExit) as error:
+                failed.append(f"{name}: {type(error).__name__}: {error}")
+                keep_logs(Path(folder), asked.out / f"logs-{name}")
+                print(f"FAILED {failed[-1]}", flush=True)
         facts["took minutes"] = round((time.monotonic() - began) / 60, 1)
     report.write(book, facts, failed, ROOT / "bench" if full and not failed else asked.out)
     return bool(failed)

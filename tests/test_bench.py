@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from bench import profile
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -28,3 +30,16 @@ def test_the_smallest_run_gives_its_page_and_picture(tmp_path: Path) -> None:
     assert "fsync=on, synchronous_commit=on" in page
     words = " ".join(ElementTree.parse(tmp_path / "results.svg").getroot().itertext())
     assert "enqueue many" in words
+
+
+def test_a_profile_counts_a_sample_by_its_innermost_known_frame() -> None:
+    """Waiting is told from work, and what libraries do from what Bellhop does."""
+    raw = (
+        "run (celery/app/trace.py:1);record (worker/create.py:9);execute (psycopg/cursor.py:1);"
+        "wait (psycopg/connection.py:495) 3\n"
+        "run (celery/app/trace.py:1);render (worker/render.py:5);root (text.txt:34) 2\n"
+        "run (celery/app/trace.py:1);take (worker/gather.py:7);loads (json/decoder.py:1) 1\n"
+        "start (threading.py:1) 1\n"
+    )
+    expected = {"PostgreSQL: waiting": 3, "rendering": 2, "reading messages": 1, "the rest": 1}
+    assert profile.shares(raw) == expected
