@@ -25,8 +25,11 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
     near = _Mail(stand.sink)
     contenders = near.contenders(most=50_000)
     if floors.can_mail():
-        contenders.append(Contender(FLOOR, lambda count: floors.mail(stand, count, 1), 500, 50_000))
-    book.add(turns("mail/near", "mails of one process, loopback", size, *contenders))
+        sessions = near.settings.smtp_connections
+        contenders.append(Contender(FLOOR, lambda count: floors.mail(stand, count, sessions), 500, 50_000))
+    result = turns("mail/near", "mails of one process, loopback", size, *contenders)
+    result.notes.append(f"ours and the floor, smtp-source, over {near.settings.smtp_connections} connections")
+    book.add(result)
     with stand.own_sink(FAR) as far:
         title = f"mails of one process, {FAR * 1e3:.0f} ms round trip"
         book.add(turns("mail/far", title, size, *_Mail(far).contenders(20)))
@@ -35,8 +38,8 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
 class _Mail:
     def __init__(self, sink: SmtpSink | OwnSink) -> None:
         self.sink = sink
-        settings = Settings(smtp_url=sink.url, email_from="Library <library@example.org>")  # type: ignore[arg-type]
-        self.channel = EmailChannel.from_settings(settings)
+        self.settings = Settings(smtp_url=sink.url, email_from="Library <library@example.org>")  # type: ignore[arg-type]
+        self.channel = EmailChannel.from_settings(self.settings)
 
     def contenders(self, start: int = 200, most: int = 20_000) -> list[Contender]:
         """Ours; a connection per mail; one connection for all."""

@@ -28,6 +28,9 @@ from bench.servers import ROOT, Stand, Workers
 RATE = 250
 PROCESSES = 4
 
+#: What stands before the chapters in a document that has a text of its own.
+MARK = "<!-- what follows, `python -m bench.profile --out bench/profile.md` wrote -->"
+
 
 @dataclass(frozen=True)
 class Work:
@@ -99,7 +102,7 @@ def cpu() -> Counter[str]:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             pid = int(entry.name)
             parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    found = Counter[str]()
+    found: Counter[str] = Counter()
     for pid in used:
         above = pid
         while above in parents and above != os.getpid():
@@ -176,7 +179,7 @@ def chapter(work: Work, seconds: float, spent: Counter[str], samples: Counter[st
 def main(arguments: Sequence[str]) -> None:
     """Print each chapter when it is done."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
-    parser.add_argument("--out", type=Path, help="a file for the chapters")
+    parser.add_argument("--out", type=Path, help="a file for the chapters; bench/profile.md keeps its text")
     asked = parser.parse_args(arguments)
     spy = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if not spy:
@@ -188,7 +191,8 @@ def main(arguments: Sequence[str]) -> None:
             chapters.append(measure(stand, spy, work))
             print(chapters[-1], flush=True)
     if asked.out:
-        asked.out.write_text("\n".join(chapters))
+        before = asked.out.read_text().partition(MARK)[0] if asked.out.exists() else ""
+        asked.out.write_text(f"{before}{MARK}\n\n" + "\n".join(chapters))
 
 
 if __name__ == "__main__":
