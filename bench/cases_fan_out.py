@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from bench import floors
 from bench.cases_single import Single, title
 from bench.measure import DECENT, FLOOR, NAIVE, NAIVE_FAN, OURS, Book, Contender, Result, Size, turns
+from bench.naive import CHUNK
 from bench.publishers import Publishers
 from bench.servers import Stand, Workers
 
@@ -78,7 +79,8 @@ class _FanOut:
                 return self.run(name, kind, count, email)
 
             start = audience if name == OURS else min(audience, 500)
-            contenders.append(Contender(name, run, start, most=audience))
+            least = min(audience, PROCESSES * CHUNK) if name in (NAIVE_FAN, DECENT) else 1
+            contenders.append(Contender(name, run, start, most=audience, least=least))
         if not email:
             contenders.append(
                 Contender(FLOOR, lambda count: floors.insert(self.stand, count, PROCESSES), audience, audience)

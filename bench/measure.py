@@ -42,6 +42,8 @@ class Contender:
     start: int = 100
     """How many in the first turn, which is not counted; later turns take as many as the time allows."""
     most: int = 100_000
+    least: int = 1
+    """Fewer in a counted turn would not be fair, as they would not keep all processes busy."""
 
 
 @dataclass
@@ -99,7 +101,7 @@ def turns(key: str, title: str, size: Size, *contenders: Contender, unit: str = 
             continue
         start = one.start if one.start == one.most else min(one.start, size.first)
         taken = max(one.run(start), 1e-6)
-        amounts[one.name] = max(start, min(one.most, int(start / taken * size.seconds)))
+        amounts[one.name] = max(start, one.least, min(one.most, int(start / taken * size.seconds)))
     result.counts = amounts
     for _ in range(size.rounds):
         for one in contenders:
