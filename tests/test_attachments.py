@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from tests.catalogue import write_catalogue
 from tests.conftest import Configure
-from worker import create, deliver, purge
+from worker import create, deliver, fan_out, purge, recipients
 from worker.attachments import MAX_FILE_BYTES
 from worker.barcodes import code128_png
 from worker.database import transaction, utcnow
@@ -171,3 +171,12 @@ def test_a_barcode_is_a_picture_of_bars() -> None:
     bars = "".join("1" if pixel == 0 else "0" for pixel in row)
     # ISO/IEC 15417: start B, A (33), check (104 + 33) mod 103 = 34, stop.
     assert "11010010000" + "10100011000" + "10001011000" + "1100011101011" == bars
+
+
+def test_a_large_audience_sees_the_inline_image_of_the_request(engine: Engine, ticket: None) -> None:
+    """The look at every language, before there is a page, has the files that the pages will have."""
+    asked = ask(file("logo.png", PNG, inline=True), to={"group": "all"}, context={"number": 1, "logo": "logo.png"})
+    with transaction() as session:
+        recipients.set_group(session, "all", ["r1", "r2"])
+    with transaction() as session:
+        assert fan_out.begin(session, asked, now=utcnow())

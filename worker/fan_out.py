@@ -50,7 +50,8 @@ def wait(session: Session, request: NotificationRequest) -> None:
     succeeds.
     """
     if request.event_config_name and not all(entry.context for entry in request.to):
-        check_all_langs(request.event_config_name, request.context)
+        files = [attachment.as_file() for attachment in request.attachments]
+        check_all_langs(request.event_config_name, request.context, files)
     check_request(session, request.parent_id)
     named = tuple(entry for entry in request.to if not entry.group)
     if named:

@@ -121,11 +121,11 @@ def render_file(name: str, lang: str, values: Mapping[str, Any]) -> str | None:
     return None if template is None else _run(template, {**template.globals, **values})
 
 
-def check_all_langs(event_config_name: str, context: Mapping[str, Any]) -> None:
+def check_all_langs(event_config_name: str, context: Mapping[str, Any], files: Sequence[File] = ()) -> None:
     """Render the event in every language it has, for the errors alone; raises what `render` raises."""
     get_event(event_config_name).check_context(context)
     for lang in langs(event_config_name):
-        render(event_config_name, lang, context)
+        render(event_config_name, lang, context, files=files)
 
 
 def langs(event_config_name: str) -> list[str]:
