@@ -50,6 +50,23 @@ def somebody_waits() -> bool:
         return session.scalar(text("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")) or False
 
 
+def free_meanwhile(
+    change: Callable[[Session], Any], model: type[Notification] | type[Delivery], ids: list[UUID], other: Session
+) -> tuple[int, Any]:
+    """How many of the rows nobody has locked while the change waits for one that `other` has; and what it then gave."""
+
+    def changed() -> Any:
+        with transaction() as session:
+            return change(session)
+
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(changed)
+        wait_until(somebody_waits, 10, "it waits for the first row")
+        free = other.scalars(select(model.id).where(model.id.in_(ids)).with_for_update(nowait=True)).all()
+        other.rollback()
+        return len(free), result.result(10)
+
+
 def test_a_claim_reads_no_backlog() -> None:
     """Whatever the statistics say: they may be of a moment when nothing was pending."""
     with transaction() as session:
@@ -120,17 +137,7 @@ def test_many_are_locked_in_one_order(name: str, other_session: Session) -> None
         put("reader", THEN + timedelta(minutes=minute), id=id, **about)
     other_session.execute(select(Notification.id).where(Notification.id == ids[0]).with_for_update())
 
-    def change() -> Any:
-        with transaction() as session:
-            return call(session)
-
-    with ThreadPoolExecutor(1) as pool:
-        changed = pool.submit(change)
-        wait_until(somebody_waits, 10, "it waits for the first row")
-        others = select(Notification.id).where(Notification.id.in_(ids[1:])).with_for_update(nowait=True)
-        found = other_session.scalars(others).all()
-        other_session.rollback()
-        assert (3, 4) == (len(found), changed.result(10))
+    assert (3, 4) == free_meanwhile(call, Notification, ids[1:], other_session)
 
 
 def claimed_of(ids: Sequence[UUID]) -> list[Claimed]:
@@ -174,18 +181,8 @@ def test_deliveries_are_locked_in_one_order(name: str, other_session: Session) -
     ids = sorted(one.id for one in claimed)
     other_session.execute(select(Delivery.id).where(Delivery.id == ids[0]).with_for_update())
 
-    def change() -> None:
-        with transaction() as session:
-            TOGETHER[name](session, claimed)
-
-    with ThreadPoolExecutor(1) as pool:
-        changed = pool.submit(change)
-        wait_until(somebody_waits, 10, "it waits for the first delivery")
-        others = select(Delivery.id).where(Delivery.id.in_(ids[1:])).with_for_update(nowait=True)
-        found = other_session.scalars(others).all()
-        other_session.rollback()
-        changed.result(10)
-    assert 3 == len(found)
+    free, _ = free_meanwhile(lambda session: TOGETHER[name](session, claimed), Delivery, ids[1:], other_session)
+    assert 3 == free
 
 
 REMOVALS = ("delete seen", "retract", "cancel", "erase")
