@@ -46,6 +46,7 @@ def forget() -> None:
     for cached in (
         settings.get_settings,
         events.get_events,
+        render.texts,
         render.nearest_lang,
         render._environment,
         render._template,

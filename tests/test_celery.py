@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, _state
 from celery.exceptions import Retry
 from celery.schedules import crontab
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
@@ -201,6 +201,8 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
         if error:
             raise error
 
+    # Celery gives every app that is made later what is registered once; not beyond this test.
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
     monkeypatch.setattr(root, "app", make(broker_url="memory://"))
     return root.task("notifications.failing")(fail)
 

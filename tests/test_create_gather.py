@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, text
 from tests.servers import RedisTestServer, wait_until
 from tests.store import rows
 from tests.workers import foreign_app, running_worker
-from worker import handover, pending, tasks
+from worker import handover, pending, tasks, transport
 from worker.errors import IdempotencyConflict, UnknownEvent
 from worker.gather import Gathered, TaskMessage
 from worker.ids import uuid7
@@ -162,3 +162,21 @@ def test_a_worker_takes_a_whole_queue_along(
     )
     assert runs < 20
     engine.dispose()
+
+
+def test_what_waits_is_not_looked_for_where_nothing_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was given the only message there was spares itself the question."""
+    asked: list[str] = []
+
+    def gather(_app: Any, queue: str, *_: Any) -> Gathered:
+        asked.append(queue)
+        return Gathered()
+
+    monkeypatch.setattr(tasks, "gather", gather)
+    for only_one in (True, False):
+        delivery = {"routing_key": "notifications", "redelivered": False}
+        tasks.create.push_request(called_directly=False, delivery_info=delivery, **{transport.ONLY_ONE: only_one})
+        monkeypatch.setattr(tasks, "current_task", tasks.create)
+        tasks._gather()
+        tasks.create.pop_request()
+    assert ["notifications"] == asked

@@ -45,6 +45,26 @@ def test_a_take_records_what_it_removes(connect: Connect, redis: Any) -> None:
     assert inbox.bodies() == [0]
 
 
+def test_the_only_message_is_known_as_such(connect: Connect, redis: Any) -> None:
+    """No other waits, in whichever queue, and none is in hand: only then need nobody look for more."""
+    sender = connect()
+    inbox = Inbox(connect(), "a", "b", prefetch=10)
+    publish(sender, 1, queue="a")
+    assert inbox.drain(1).channel.only_one
+    publish(sender, 2, queue="a")
+    assert not inbox.drain(2).channel.only_one, "the first is in hand"
+    for message in inbox.messages:
+        message.ack()
+    publish(sender, 3, queue="a")
+    publish(sender, 4, queue="b", priority=9)
+    assert not inbox.drain(3).channel.only_one, "another waits"
+    inbox.drain(4)
+    inbox.messages[2].ack()
+    inbox.messages[3].ack()
+    publish(sender, 5, queue="b")
+    assert inbox.drain(5).channel.only_one
+
+
 def stock_payload(item: bytes) -> Any:
     """A message as it lies in a queue."""
     return redis_take.Taken("work", None, item).payload()

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import forget
 from tests.templates import Write, event, writer
-from worker.errors import TemplateFailed
-from worker.render import MAX_LINE, langs, render, render_literal
+from worker.errors import InvalidSettings, TemplateFailed
+from worker.render import MAX_LINE, langs, render, render_literal, texts
 
 
 @pytest.fixture
@@ -193,3 +194,39 @@ def test_threads_never_mix_languages(write: Write) -> None:
 
     with ThreadPoolExecutor(16) as threads:
         assert [wrong for some in threads.map(one, range(4_000)) for wrong in some] == []
+
+
+def test_folders_may_be_links_as_kubernetes_makes_them(write: Write, tmp_path: Path) -> None:
+    """A volume of a ConfigMap: what is seen are links to a hidden folder, which is exchanged as a whole."""
+    write(event(text_txt="as it was"))
+    folder = tmp_path / "templates"
+    hidden = folder / "..data"
+    hidden.mkdir()
+    for each in ("e", "_layout"):
+        (folder / each).rename(hidden / each)
+        (folder / each).symlink_to(hidden / each)
+    forget()
+    assert ["en"] == langs("e")
+    (hidden / "e/en/text.txt").write_text("changed")
+    assert "as it was" == render("e", "en", {}).text, "what was read when the process began stays"
+
+
+def test_a_link_to_its_own_folder_is_not_followed(write: Write, tmp_path: Path) -> None:
+    """It would be walked until the system refuses, with all files once more at each step."""
+    write(event())
+    (tmp_path / "templates" / "e" / "again").symlink_to(tmp_path / "templates")
+    forget()
+    assert not [path for path in texts() if "again" in path]
+    assert "Text" == render("e", "en", {}).text
+
+
+def test_a_file_that_may_not_be_read_is_named(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its path in the folder, as a fault of the setting, before anything is rendered."""
+    write(event())
+
+    def denied(_self: Path) -> bytes:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(InvalidSettings, match=r"^TEMPLATES_DIR: \S+: PermissionError$"):
+        texts()

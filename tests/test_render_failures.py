@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import forget
 from tests.templates import Write, event, writer
 from worker.errors import InactiveEvent, InvalidContext, InvalidLanguage, TemplateFailed, TemplateMissing, UnknownEvent
 from worker.render import MAX_PART, check_all_langs, render
@@ -38,6 +39,7 @@ def test_missing_templates_are_named(write: Write, tmp_path: Path) -> None:
     with pytest.raises(TemplateMissing, match=r"'e' has title.txt and text.txt in none of: pt-BR, pt, en$"):
         render("e", "pt-BR", {})
     (tmp_path / "templates" / "_layout" / "email.txt").unlink()
+    forget()
     with pytest.raises(TemplateMissing, match=r"_layout/email\.txt is missing"):
         render("e", "de", {})
 

@@ -97,6 +97,26 @@ def test_absent_fields_are_not_on_the_wire() -> None:
     }
 
 
+TO: dict[str, Any] = {
+    "id": "u1",
+    "id in an object": {"id": "u1", "lang": None},
+    "odd id": 'a"}],"x":[{"id":"\\\\\u00fc\U0001f44b',
+    "values": {"id": "u1", "lang": "de"},
+    "username": {"username": "u1"},
+    "group": {"group": "g", "without": ["u1"]},
+    "own context": {"id": "u1", "context": {"to": [{"id": "u1"}]}},
+    "many": ["u1", {"id": "u2"}, {"id": "u3", "email": "u3@example.org"}, {"group": "g"}],
+}
+
+
+@pytest.mark.parametrize("to", TO.values(), ids=TO)
+def test_the_wire_as_json(to: Any) -> None:
+    """The same object as the wire, whatever the recipients are."""
+    context = {"to": [{"id": "u1"}], "number": 1e300, "big": 2**80, "text": "\u2028", "moment": datetime(2026, 1, 1)}
+    request = NotificationRequest.parse({**EVENT, "id": ID, "to": to, "context": context, "sender_id": "u2"})
+    assert json.loads(request.to_json()) == request.to_wire()
+
+
 CHANGES: dict[str, Any] = {
     "to": ["u1", "u2"],
     "event_config_name": "quiet",

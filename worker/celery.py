@@ -31,6 +31,7 @@ from worker.errors import (
 )
 from worker.events import get_events
 from worker.failed import Failure
+from worker.render import texts
 from worker.request import complaints
 from worker.settings import Settings, get_settings
 
@@ -249,16 +250,8 @@ def _beat_schedule(settings: Settings) -> dict[str, Any]:
             "schedule": every,
             "options": {"expires": max(every, 1)},
         },
-        "purge-seen": {
-            "task": "notifications.purge_seen",
-            "schedule": purge_at,
-            "options": {"expires": 3600},
-        },
-        "purge-requests": {
-            "task": "notifications.purge_requests",
-            "schedule": purge_at,
-            "options": {"expires": 3600},
-        },
+        "purge-seen": {"task": "notifications.purge_seen", "schedule": purge_at, "options": {"expires": 3600}},
+        "purge-requests": {"task": "notifications.purge_requests", "schedule": purge_at, "options": {"expires": 3600}},
     }
 
 
@@ -267,6 +260,7 @@ def refuse_to_start(**_: Any) -> None:
     """A worker with wrong event configs or on an older schema says so and ends, before it takes any message."""
     try:
         get_events()
+        texts()  # now, so that all its processes have the same
         check_schema(get_engine())
         get_engine().dispose()
     except BellhopError as error:

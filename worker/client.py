@@ -1,8 +1,9 @@
 """What applications import: enqueue notifications. Needs celery and pydantic; no database unless a session is given."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 
 from celery import Celery, current_app
@@ -12,9 +13,9 @@ from kombu.exceptions import BatchPublishError
 from kombu.utils.compat import register_after_fork
 from pydantic_core import from_json
 
-from worker import signing, wake
+from worker import express, signing, wake
 from worker.errors import NoBroker
-from worker.request import NotificationRequest, short
+from worker.request import NotificationRequest
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -90,7 +91,8 @@ def notify(
 ) -> UUID:
     """Tell `to` that something happened; gives the request's id. The other fields are those of the request.
 
-    Without `session` the request goes to the broker and is as safe as the broker. With it, the request is a row in
+    Without `session` the request goes to the broker and is as safe as the broker; where Redis did not answer it may be
+    there twice, with the same ids, and is one notification (`worker.express`). With it, the request is a row in
     the caller's own transaction, written when the session flushes: it is asked if and when that commits, and a worker
     is woken then, by a thread that the caller does not wait for. With an `AsyncSession`:
     `await session.run_sync(lambda s: notify(..., session=s))`.
@@ -102,7 +104,7 @@ def notify(
     request = _request(event_config_name, to, fields)
     if session is None:
         # The task's id is the request's, so that what became of it is found in Flower and logs.
-        _publish(_known(app), "notifications.create", {"request": request.to_wire()}, str(request.id))
+        _publish(_known(app), "notifications.create", [(str(request.id), b'{"request":%b}' % request.to_json())])
     else:
         from worker.pending import enqueue_durably
 
@@ -112,7 +114,7 @@ def notify(
 
 def _wake(app: Celery | None) -> None:
     known = _known(app)
-    wake.soon(known, lambda: _publish(known, "notifications.create_pending", {}))
+    wake.soon(known, lambda: _publish(known, "notifications.create_pending", [(str(uuid4()), b"{}")]))
 
 
 def notify_many(
@@ -131,11 +133,13 @@ def notify_many(
     checked = (one if isinstance(one, NotificationRequest) else NotificationRequest.parse(one) for one in requests)
     if session is None:
         # Not the requests themselves: the garbage collector would go through all of them again and again.
-        ids, texts = list[UUID](), list[str]()
+        ids, texts = list[UUID](), list[bytes]()
         for request in checked:
             ids.append(request.id)
-            texts.append(_text(request))
-        _publish_many(_known(app), texts, chunk)
+            texts.append(request.to_json())
+        known, size = _known(app), chunk * BATCH
+        for start in range(0, len(texts), size):
+            _publish(known, "notifications.create_many", list(_messages(texts[start : start + size], chunk)))
         return ids
     if held := list(checked):
         from worker.pending import enqueue_durably
@@ -144,27 +148,10 @@ def notify_many(
     return [request.id for request in held]
 
 
-def _publish_many(app: Celery, requests: Sequence[str], chunk: int) -> None:
-    """Many messages in one go, where the broker can."""
-    try:
-        with _acquired(app) as producer, producer.batch(BATCH):
-            for start in range(0, len(requests), chunk):
-                wire = _wires(requests[start : start + chunk])
-                _send(app, producer, "notifications.create_many", {"requests": wire})
-    except BatchPublishError as error:
-        raise PublishError(str(error)) from error
-
-
-def _text(request: NotificationRequest) -> str:
-    return request.model_dump_json(exclude=None if request.attachments else {"attachments"}, exclude_none=True)
-
-
-def _wires(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """What `to_wire` gives, of the texts of many."""
-    wires: list[dict[str, Any]] = from_json(f"[{','.join(texts)}]", cache_strings="keys")
-    for wire in wires:
-        wire["to"] = short(wire["to"])
-    return wires
+def _messages(requests: Sequence[bytes], chunk: int) -> Iterator[tuple[str, bytes]]:
+    """Id and keyword arguments for each chunk of requests."""
+    for start in range(0, len(requests), chunk):
+        yield str(uuid4()), b'{"requests":[%b]}' % b",".join(requests[start : start + chunk])
 
 
 def _request(event_config_name: str | None, to: Any, fields: Mapping[str, Any]) -> NotificationRequest:
@@ -180,13 +167,30 @@ def _known(app: Celery | None) -> Celery:
     return found
 
 
-def _publish(app: Celery, name: str, kwargs: dict[str, Any], task_id: str | None = None) -> None:
-    with _acquired(app) as producer:
-        _send(app, producer, name, kwargs, task_id)
-
-
-def _send(app: Celery, producer: Any, name: str, kwargs: dict[str, Any], task_id: str | None = None) -> None:
+def _publish(app: Celery, name: str, tasks: Sequence[tuple[str, bytes]]) -> None:
+    """One task, or many in one go where the broker can; of each its id and its keyword arguments, which are JSON."""
     signing.start_once()
+    way = express.find(app, name)
+    done = way.send(app, tasks) if way else 0
+    if done < len(tasks):
+        with _acquired(app) as producer:
+            if way:  # what became of its connection has become of this one: not to be waited for again
+                producer.connection.collect()
+            _publish_by_celery(app, producer, name, tasks[done:])
+
+
+def _publish_by_celery(app: Celery, producer: Any, name: str, tasks: Sequence[tuple[str, bytes]]) -> None:
+    try:
+        with producer.batch(BATCH) if len(tasks) > 1 else nullcontext():
+            for id, text in tasks:
+                kwargs = from_json(text, cache_strings="keys")
+                with express.learning(app, name, id, kwargs):
+                    _send(app, producer, name, kwargs, id)
+    except BatchPublishError as error:
+        raise PublishError(str(error)) from error
+
+
+def _send(app: Celery, producer: Any, name: str, kwargs: dict[str, Any], task_id: str) -> None:
     app.send_task(
         name,
         kwargs=kwargs,

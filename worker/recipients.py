@@ -109,10 +109,16 @@ class Directory:
             named = select(Recipient.username, Recipient.id).where(is_in(session, Recipient.username, sorted(names)))
             self.id_by_username = {name: id for name, id in session.execute(named) if name}
             ids |= set(self.id_by_username.values())
+        events = sorted({one.request.event_config_name or "" for one in asked if _may_refuse(one.request)})
         if ids:
-            self.by_id = lookups.known(session, ids)
-        given: set[str | None] = {entry.email for entry in entries if entry.email}
-        self._load_decisions(session, asked, ids, given | {email for email, _lang, _zone in self.by_id.values()})
+            self.by_id, self.refusals = lookups.known(session, ids, events)
+        of_pages = [alike for page in self.pages.values() for alike in page.values()]
+        if events and (others := {id for alike in of_pages for id in alike.ids} - ids):
+            self.refusals |= lookups.refusals(session, others, events)
+        if any(_may_email(one.request) for one in asked):
+            addresses = {entry.email for entry in entries} | {email for email, _lang, _zone in self.by_id.values()}
+            addresses.update(*(alike.emails for alike in of_pages))
+            self.suppressed = suppressed(session, filter(None, addresses))
         return self
 
     def _load_members(self, session: Session, groups: Sequence[str]) -> set[str]:
@@ -120,18 +126,6 @@ class Directory:
         for name, member in session.execute(statement.order_by(GroupMember.name, GroupMember.recipient_id)):
             self.members.setdefault(name, []).append(member)
         return {member for members in self.members.values() for member in members}
-
-    def _load_decisions(
-        self, session: Session, asked: Sequence[Asked], ids: set[str], addresses: set[str | None]
-    ) -> None:
-        """Only what a decision will look at."""
-        of_pages = [alike for page in self.pages.values() for alike in page.values()]
-        if events := {one.request.event_config_name for one in asked if _may_refuse(one.request)}:
-            everybody = ids.union(*(alike.ids for alike in of_pages))
-            self.refusals = lookups.refusals(session, everybody, filter(None, events))
-        if any(_may_email(one.request) for one in asked):
-            everywhere = addresses.union(*(alike.emails for alike in of_pages))
-            self.suppressed = suppressed(session, filter(None, everywhere))
 
     def groups(self, asked: Asked, default_lang: str) -> dict[tuple[str, str], Alike]:
         """Everyone the request means, each once, by language and time zone. Raises as `addressees` does."""

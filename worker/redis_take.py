@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, time
-from typing import Any
+from typing import Any, Self
 
 from kombu.log import get_logger
 from kombu.utils.encoding import bytes_to_str
@@ -37,13 +37,14 @@ UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 #: would. KEYS: `unacked`, `unacked_index`, then for each priority step the list of each queue. ARGV: time, tag prefix,
 #: most messages, most bytes, share, 1 for round robin, number of queues, then per queue what ends a record (empty:
 #: messages are not acknowledged, so not recorded, and the take ends with the first one), then acknowledged tags.
-#: Gives number of queue, message, number of queue, message ... The n-th message is recorded as <tag prefix><n>.
+#: Gives how many messages are left, then number of queue, message, number of queue, message ... The n-th message is
+#: recorded as <tag prefix><n>.
 #: What cannot be recorded goes back, all of it. What does not begin as a JSON object is no message, and not recorded.
 #: Run again because its answer was lost, it takes nothing: it would write over the records of the first run.
 TAKE = """
 local now, prefix, room, bytes, fair = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6] == '1'
 local queues, backlog, length, order = tonumber(ARGV[7]), 0, {}, {}
-local found, home, scores, records = {}, {}, {}, {}
+local found, home, scores, records = {0}, {}, {}, {}
 if #ARGV > 7 + queues then
   redis.call('HDEL', KEYS[1], unpack(ARGV, 8 + queues))
   redis.call('ZREM', KEYS[2], unpack(ARGV, 8 + queues))
@@ -81,10 +82,11 @@ if #records > 0 then
   local done, why = pcall(redis.call, 'ZADD', KEYS[2], unpack(scores))
   if done then done, why = pcall(redis.call, 'HSET', KEYS[1], unpack(records)) end
   if not done then
-    for place = #home, 1, -1 do redis.call('RPUSH', KEYS[home[place]], found[2 * place]) end
+    for place = #home, 1, -1 do redis.call('RPUSH', KEYS[home[place]], found[2 * place + 1]) end
     return redis.error_reply(type(why) == 'table' and why.err or why)
   end
 end
+found[1] = backlog - #home
 return found
 """
 
@@ -107,6 +109,8 @@ class Taken:
     queue: str
     tag: str | None
     item: bytes
+    alone: bool = False
+    """Whether no other message waited, in any of the queues."""
 
     def payload(self) -> Any:
         """The message as kombu knows it, with its delivery tag. Raises one of UNREADABLE when it is none."""
@@ -116,6 +120,26 @@ class Taken:
         if self.tag:
             payload["properties"]["delivery_tag"] = self.tag
         return payload
+
+
+def pack(*values: Any) -> bytes:
+    """Values of a command as Redis reads them: bulk strings of RESP."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in [str(value).encode() for value in values]])
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What is the same in every take of the same queues."""
+
+    count: int
+    head: bytes
+    tail: bytes
+
+    @classmethod
+    def of(cls, command: Sequence[Any]) -> Self:
+        """Of a take's command: what comes before and after the time, the prefix and the room."""
+        keys_end = 3 + int(command[2])
+        return cls(len(command), pack(*command[:keys_end]), pack(*command[keys_end + 3 :]))
 
 
 @dataclass(frozen=True)
@@ -128,18 +152,27 @@ class Take:
     unrecorded: frozenset[str]
     room: int
 
-    def command(self, keys: Sequence[str], *, fair: bool, acked: Sequence[str]) -> tuple[Any, ...]:
+    def packed(self, same: Packed, acked: Sequence[str]) -> bytes:
+        """The command as it is sent, with acknowledgements; `same`: of the same queues."""
+        own = pack(time(), self.prefix, self.room)
+        return b"*%d\r\n%b%b%b%b" % (same.count + len(acked), same.head, own, same.tail, pack(*acked))
+
+    def command(self, keys: Sequence[str], *, fair: bool) -> tuple[Any, ...]:
         """The Redis command. `keys`: see the script. Whole text, not EVALSHA: a Redis that restarted has no scripts."""
         # The exchange is left empty and the queue named, so that a message goes back to where it was taken from, alone.
         endings = ["" if queue in self.unrecorded else f',"",{dumps(queue)}]' for queue in self.queues]
-        limits = (self.room, TAKE_BYTES, SHARE, int(fair), len(self.queues))
-        return ("EVAL", TAKE, len(keys), *keys, time(), self.prefix, *limits, *endings, *acked)
+        limits = (TAKE_BYTES, SHARE, int(fair), len(self.queues))
+        return ("EVAL", TAKE, len(keys), *keys, time(), self.prefix, self.room, *limits, *endings)
 
     def read(self, reply: Sequence[Any]) -> list[Taken]:
         """What the script gave."""
-        names = [self.queues[int(number) - 1] for number in reply[::2]]
+        names = [self.queues[int(number) - 1] for number in reply[1::2]]
         tags = [None if name in self.unrecorded else f"{self.prefix}{place}" for place, name in enumerate(names, 1)]
-        return [Taken(*each) for each in zip(names, tags, reply[1::2], strict=True)]
+        alone = len(names) == 1 and reply[0] == 0
+        return [Taken(*each, alone) for each in zip(names, tags, reply[2::2], strict=True)]
+
+
+_OFF = b"*3\r\n" + pack("CLIENT", "TRACKING", "OFF")
 
 
 class Talk:
@@ -155,12 +188,11 @@ class Talk:
         self.waiting_since: float | None = None
         self.watched: Sequence[str] = ()
 
-    def ask(self, connection: Any, take: Take, command: tuple[Any, ...]) -> None:
+    def ask(self, connection: Any, take: Take, command: bytes) -> None:
         """Send a take; its answer is to be read when the socket is readable."""
         self.take, self.waiting_since = take, None
         # Notices that are on their way come before the answer to this, so the connection is clean after it.
-        off = [("CLIENT", "TRACKING", "OFF")] if self.tracking else []
-        connection.send_packed_command(connection.pack_commands([*off, command]))
+        connection.send_packed_command([_OFF, command] if self.tracking else [command])
 
     def answer(self, connection: Any) -> list[Taken]:
         """Read what the take has brought."""

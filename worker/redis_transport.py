@@ -19,8 +19,9 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.scheduling import round_robin_cycle
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from worker import express
 from worker.redis_qos import QoS, refusals
-from worker.redis_take import BATCH, UNREADABLE, Take, Taken, Talk
+from worker.redis_take import BATCH, UNREADABLE, Packed, Take, Taken, Talk
 
 logger = get_logger(__name__)
 stock: Any = kombu_redis  # mostly without types
@@ -60,6 +61,9 @@ class Channel(stock.Channel):  # type: ignore[misc]
     _brpop_sent_at: float | None = None
     _shared_client: Any = None
 
+    #: Whether the message that is just handed over is the only one: no other waited, and none is in hand.
+    only_one = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         #: Begins our delivery tags. A message gets a new one with each take, so that an acknowledgement that comes
         #: late, after the visibility time-out, does not remove the record of the next worker that has the message.
@@ -69,6 +73,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._taken: deque[Taken] = deque()
         self._owed: list[str] = []
         self._unrecorded: set[str] = set()
+        self._same: dict[tuple[Any, ...], Packed] = {}
         super().__init__(*args, **kwargs)
 
     def _connparams(self, asynchronous: bool = False) -> Any:
@@ -99,9 +104,16 @@ class Channel(stock.Channel):  # type: ignore[misc]
         return Take(f"{self.tag}{self._takes}.", queues, unrecorded, room)
 
     def _command(self, take: Take) -> tuple[Any, ...]:
-        acked, self._owed = self._owed, []
         keys = self.keys(self.unacked_key, self.unacked_index_key, *self._lists(take.queues))
-        return take.command(keys, fair=type(self._queue_cycle) is round_robin_cycle, acked=acked)
+        return take.command(keys, fair=type(self._queue_cycle) is round_robin_cycle)
+
+    def _packed(self, take: Take) -> bytes:
+        """The take's command with the acknowledgements that are due."""
+        acked, self._owed = self._owed, []
+        kind = (*take.queues, take.unrecorded)
+        if kind not in self._same:
+            self._same[kind] = Packed.of(self._command(take))
+        return take.packed(self._same[kind], acked)
 
     def _lists(self, queues: Sequence[str]) -> list[str]:
         return [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
@@ -125,7 +137,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
             return
         take = self._new_take(list(queues), self._room())
         self._in_poll, self._brpop_sent_at = self.client.connection, monotonic()
-        self._talk.ask(self._in_poll, take, self._command(take))
+        self._talk.ask(self._in_poll, take, self._packed(take))
 
     def _brpop_read(self, **options: Any) -> bool:
         """Stock: read the message of BRPOP. Ours: a take was answered, or there is something to take, or the end."""
@@ -153,6 +165,8 @@ class Channel(stock.Channel):  # type: ignore[misc]
         finally:
             self._in_poll = None
         self._taken += found
+        in_hand = len(self.qos._delivered) - len(self.qos._dirty)
+        self.only_one = len(found) == 1 and found[0].alone and not in_hand
         for taken in found:
             self._queue_cycle.rotate(taken.queue)
 
@@ -198,6 +212,11 @@ class Channel(stock.Channel):  # type: ignore[misc]
         owed, self._owed = self._owed, []
         with self.conn_or_acquire() as client, refusals():
             client.pipeline().hdel(self.unacked_key, *owed).zrem(self.unacked_index_key, *owed).execute()
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        """Stock, and tell who wants to know how."""
+        super()._put(queue, message, **kwargs)
+        express.note(self, queue, message)
 
     def _queue_bind(self, *args: Any) -> None:
         """Stock; a Redis that refuses writes is away."""

@@ -21,7 +21,7 @@ from worker.formats import direction, filters
 from worker.images import Images, image_filters
 from worker.lang import fallback_chain
 from worker.settings import get_settings, shipped
-from worker.styles import FRAME, PARAGRAPH, StyledLoader
+from worker.styles import FRAME, PARAGRAPH, StyledLoader, read_files
 
 #: Characters of a title or subject; what is longer is cut.
 MAX_LINE = 500
@@ -130,8 +130,13 @@ def check_all_langs(event_config_name: str, context: Mapping[str, Any], files: S
 
 def langs(event_config_name: str) -> list[str]:
     """The languages that have a title and a text of the event, in alphabetical order."""
-    folder = templates_dir() / event_config_name
-    return sorted(path.parent.name for path in folder.glob("*/title.txt") if (path.parent / "text.txt").is_file())
+    paths = [path.split("/") for path in texts()]
+    found = {path[1] for path in paths if len(path) == 3 and path[0] == event_config_name}
+    return sorted(lang for lang in found if _has_lang(event_config_name, lang))
+
+
+def _has_lang(event_config_name: str, lang: str) -> bool:
+    return all(f"{event_config_name}/{lang}/{name}" in texts() for name in ("title.txt", "text.txt"))
 
 
 def reload_changed() -> None:
@@ -140,7 +145,7 @@ def reload_changed() -> None:
     folders = (templates_dir(), events_file().parent)
     stamp = max((path.stat().st_mtime for folder in folders for path in folder.rglob("*")), default=0.0)
     if stamp != _stamp:
-        for cached in (nearest_lang, _parts, _environment, _template, _paragraph_tags, get_events):
+        for cached in (texts, nearest_lang, _parts, _environment, _template, _paragraph_tags, get_events):
             cached.cache_clear()
     _stamp = stamp
 
@@ -153,8 +158,7 @@ def nearest_lang(event_config_name: str, lang: str) -> str:
     """
     chain = fallback_chain(lang, get_settings().default_lang)
     for candidate in chain:
-        folder = templates_dir() / event_config_name / candidate
-        if (folder / "title.txt").is_file() and (folder / "text.txt").is_file():
+        if _has_lang(event_config_name, candidate):
             return candidate
     raise TemplateMissing(f"event {event_config_name!r} has title.txt and text.txt in none of: {', '.join(chain)}")
 
@@ -164,11 +168,17 @@ def templates_dir() -> Path:
     return get_settings().templates_dir or shipped("templates", "_layout")
 
 
+@lru_cache(maxsize=1)
+def texts() -> Mapping[str, bytes]:
+    """The files of the templates folder as they were at the first call; a worker calls it before it has any process."""
+    return read_files(templates_dir())
+
+
 @lru_cache(maxsize=256)
 def _environment(lang: str) -> ImmutableSandboxedEnvironment:
     """A language has its own environment, so that threads that render different languages never mix them."""
     environment = ImmutableSandboxedEnvironment(
-        loader=StyledLoader(templates_dir()),
+        loader=StyledLoader(templates_dir(), texts()),
         undefined=StrictUndefined,
         autoescape=lambda name: name is not None and name.endswith(".html"),
         auto_reload=False,
@@ -200,7 +210,7 @@ def _ink(color: str) -> str:
 @lru_cache(maxsize=16384)
 def _template(lang: str, name: str) -> Template | None:
     """The compiled template, or None where the folder has no such file."""
-    if name != PARAGRAPH and not (templates_dir() / name).is_file():
+    if name != PARAGRAPH and name not in texts():
         return None
     try:
         template = _environment(lang).get_template(name)

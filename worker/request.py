@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import to_json
 
 from worker.attachments import MAX_FILES, Attachment, check_files
 from worker.contexts import MAX_CONTEXTS_BYTES, Context, PlainJson, sorted_text
@@ -45,7 +46,9 @@ def _no_control(value: str) -> str:
 
 
 def _one_line(value: str) -> str:
-    if not value.isprintable() and _LINE_BREAK.search(value):
+    if value.isprintable():
+        return value
+    if _LINE_BREAK.search(value):
         raise ValueError("one line only")
     return _no_control(value)
 
@@ -102,6 +105,9 @@ _NO_FILES = {"attachments"}
 _APART = {"id", "context"}
 _APART_EACH: Any = {"id": True, "context": True, "to": {"__all__": {"context"}}}
 
+#: How the JSON of a request begins whose one recipient is an id and nothing more.
+_ONE_ID = re.compile(rb'(\{"id":"[^"]+","to":\[)\{"id":("(?:[^"\\]|\\.)*")\}\]')
+
 _FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
@@ -140,6 +146,8 @@ class Recipient(BaseModel):
 
 
 def _as_list(value: Any) -> Any:
+    if type(value) is dict:  # the usual one, in a quarter of the time
+        return [value]
     entries = value if isinstance(value, list | tuple) else [value]
     if not entries:
         raise ValueError("at least one recipient")
@@ -184,7 +192,7 @@ class NotificationRequest(BaseModel):
         own = [entry.context for entry in self.to if entry.context is not None]
         if not self.event_config_name and (self.context or own):
             raise ValueError("context is given only with event_config_name")
-        if sum(each.size + self.context.size for each in own) > MAX_CONTEXTS_BYTES:
+        if own and sum(each.size + self.context.size for each in own) > MAX_CONTEXTS_BYTES:
             raise ValueError(f"contexts of recipients, each with the request's: at most {MAX_CONTEXTS_BYTES} bytes")
         if self.object_id is not None and self.object_type is None:
             raise ValueError("object_id needs object_type: an id alone could be another object's")
@@ -215,6 +223,16 @@ class NotificationRequest(BaseModel):
         wire = self.model_dump(mode="json", exclude=None if self.attachments else _NO_FILES, exclude_none=True)
         wire["to"] = short(wire["to"])
         return wire
+
+    def to_json(self) -> bytes:
+        """`to_wire` as JSON."""
+        if len(self.to) > 1:
+            return to_json(self.to_wire())
+        text = self.__pydantic_serializer__.to_json(
+            self, exclude=None if self.attachments else _NO_FILES, exclude_none=True
+        )
+        found = _ONE_ID.match(text)
+        return b"%b%b]%b" % (found[1], found[2], text[found.end() :]) if found else text
 
     def fingerprint(self) -> str:
         """What was asked, as a hash: equal for two requests that differ in their id alone."""

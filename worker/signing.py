@@ -24,6 +24,8 @@ HEADER = "bellhop-signature"
 OURS = ("notifications.", "inbox.", "recipients.")
 #: Bytes of a key, and how many of them differ, at least.
 LEAST, LEAST_DIFFERENT = 32, 12
+#: Celery's name for the receiver that signs.
+RECEIVER = "bellhop-signing"
 #: Seconds between two warnings of unsigned messages that run all the same.
 WARN_EVERY = 60.0
 
@@ -113,13 +115,23 @@ def start(keys: str | None = None, *, required: bool = True) -> None:
     if _state.keys:
         from celery.signals import before_task_publish  # not for who only reads the settings
 
-        before_task_publish.connect(_sign, dispatch_uid="bellhop-signing")
+        before_task_publish.connect(_sign, dispatch_uid=RECEIVER)
 
 
 def start_once() -> None:
     """As `start`, but for a process that has its keys already."""
     if not _state.known:
         start()
+
+
+def is_on() -> bool:
+    """Whether this process signs what it publishes."""
+    return _state.keys is not None
+
+
+def signature(task: str, id: str, body: bytes) -> str | None:
+    """What `HEADER` of a message of ours is to hold; None where this process does not sign."""
+    return _state.keys.sign(task, id, body) if _state.keys else None
 
 
 def _sign(sender: str, body: Any, headers: dict[str, Any], **_: Any) -> None:

@@ -5,12 +5,15 @@ a rendering costs nothing more. Inside a tag, a style or a comment a part is hel
 use; elsewhere a block is held by a comment, which a parser leaves in its place even between the rows of a table.
 """
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import css_inline
-from jinja2 import Environment, FileSystemLoader, TemplateNotFound
+from jinja2 import BaseLoader, Environment, TemplateNotFound
+
+from worker.errors import InvalidSettings
 
 FRAME = "_layout/email.html"
 PARAGRAPH = "_paragraph.html"
@@ -29,25 +32,50 @@ _START, _END = "<!--\ue002-->", "<!--\ue003-->"
 _inliner = css_inline.CSSInliner(keep_style_tags=True, load_remote_stylesheets=False)
 
 
-class StyledLoader(FileSystemLoader):
-    """Loads templates; `.html` ones come with the frame's rules in their elements."""
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Every file below a templates folder, by its path there: what a process has read stays as it is.
+
+    Folders may be links, as Kubernetes makes them, but not to one that they are in; what begins with a dot is left
+    out. Raises InvalidSettings naming a file that may not be read.
+    """
+    found = {}
+    for path, folders, names in os.walk(folder, followlinks=True):
+        here = Path(path).resolve()
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(here / name)]
+        for name in names:
+            file = Path(path, name)
+            if not name.startswith(".") and file.is_file():
+                relative = file.relative_to(folder).as_posix()
+                try:
+                    found[relative] = file.read_bytes()
+                except OSError as error:
+                    raise InvalidSettings(f"TEMPLATES_DIR: {relative}: {type(error).__name__}") from None
+    return found
+
+
+def _leads_back(folder: Path) -> bool:
+    """A link to a folder that it is in would be walked for ever."""
+    return folder.is_symlink() and folder.parent.is_relative_to(folder.resolve())
+
+
+class StyledLoader(BaseLoader):
+    """Loads templates from what `read_files` gave; `.html` ones come with the frame's rules in their elements."""
+
+    def __init__(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        self._folder, self._files = folder, files
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         """As any loader's."""
-        if template == PARAGRAPH:
-            source, path, is_fresh = _PARAGRAPH_SOURCE, PARAGRAPH, lambda: True
-        else:
-            source, path, is_fresh = super().get_source(environment, template)
-        if not template.endswith(".html"):
-            return source, path, is_fresh
-        frame = source if template == FRAME else self._frame()
-        return styled(frame, None if template == FRAME else source), path, is_fresh
+        source = _PARAGRAPH_SOURCE if template == PARAGRAPH else self._text(template)
+        path = PARAGRAPH if template == PARAGRAPH else str(self._folder / template)
+        if template.endswith(".html"):
+            source = styled(source, None) if template == FRAME else styled(self._text(FRAME), source)
+        return source, path, lambda: True
 
-    def _frame(self) -> str:
-        path = Path(self.searchpath[0]) / FRAME
-        if not path.is_file():
-            raise TemplateNotFound(FRAME)
-        return path.read_text(encoding=self.encoding)
+    def _text(self, name: str) -> str:
+        if name not in self._files:
+            raise TemplateNotFound(name)
+        return self._files[name].decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
 def styled(frame: str, fragment: str | None) -> str:

@@ -29,6 +29,7 @@ from worker.recipients import audiences
 from worker.request import Id, Moment, NotificationRequest
 from worker.rows import upsert_rows
 from worker.settings import get_settings
+from worker.transport import ONLY_ONE
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,12 @@ def create(*, request: Any) -> dict[str, int]:
 
 
 def _gather() -> Gathered:
-    """Not for a message that may have killed its worker: that one runs alone."""
+    """Not for a message that may have killed its worker: that one runs alone. Nor where no other waited just now."""
     limit = get_settings().create_gather
     message = current_task.request if current_task else None
     if not limit or not message or message.called_directly or message.is_eager or _redelivered():
+        return Gathered()
+    if getattr(message, ONLY_ONE, False):
         return Gathered()
     return gather(app, message.delivery_info["routing_key"], current_task.name, limit)
 

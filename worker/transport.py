@@ -6,6 +6,7 @@ remote control commands show raw arguments. So every request and every result of
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from billiard.exceptions import Terminated
@@ -15,12 +16,17 @@ from celery.worker.request import Request
 from kombu.transport import TRANSPORT_ALIASES
 
 from worker import signing
+from worker.pool import hear_out
 
 #: Shown wherever arguments or private results would be.
 HIDDEN = "<hidden>"
 
 #: What a task's request says where its message must not run: why, see `worker.signing`.
 REFUSAL = "bellhop_refusal"
+#: What it says where its message is the only one: no other waited when it was taken, and none was under way here.
+ONLY_ONE = "bellhop_only_one"
+#: Seconds for which a worker collects events before it sends them.
+EVENTS_SECONDS = 0.01
 #: All that is left of the headers of such a message.
 _LEFT = ("id", "task", "ignore_result")
 
@@ -35,12 +41,22 @@ class PlainConsumer(Consumer):
     """Celery's, without its delayed delivery for quorum queues: 28 more queues on RabbitMQ for tasks with a countdown.
 
     Ours wait in the database; a retry while that is away waits, for seconds, in the worker.
+
+    Events, as Flower shows them, are sent some milliseconds later, together: not before a task comes to its process.
     """
+
+    _flush: Any = None
+    """The timer's entry of the sending to come."""
 
     class Blueprint(Consumer.Blueprint):
         """The steps of a worker's start."""
 
         default_steps = tuple(step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step)
+
+    def on_close(self) -> None:
+        """Celery's, which forgets what no process has accepted; a stopping worker knows of all it handed over."""
+        hear_out(getattr(self.pool, "_pool", None), self.hub)
+        super().on_close()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Celery's, but a message that it stumbles over is dropped: the error would end every worker in turn."""
@@ -54,6 +70,21 @@ class PlainConsumer(Consumer):
                 return self.on_invalid_task(None, message, reason)
 
         return careful
+
+    def on_send_event_buffered(self) -> None:
+        """Celery's sends them at once, and waits for the broker while the pool has nothing to do."""
+        if self.hub and (self._flush is None or self._flush.canceled):  # canceled: the connection was lost
+            self._flush = self.hub.call_later(EVENTS_SECONDS, self._flush_events)
+
+    def _flush_events(self) -> None:
+        self._flush = None
+        super()._flush_events()
+
+    def shutdown(self) -> None:
+        """Celery's, and no event of the last tasks stays behind."""
+        with suppress(*self.connection_errors):
+            self._flush_events()
+        super().shutdown()
 
 
 class MaskedRequest(Request):
@@ -71,6 +102,7 @@ class MaskedRequest(Request):
                 kwargs |= {"headers": left, "body": ((), {}, {}), "decoded": True}
             super().__init__(message, *args, **kwargs)
             self._request_dict[REFUSAL] = refusal
+            self._request_dict[ONLY_ONE] = getattr(getattr(message, "channel", None), "only_one", False)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # Celery drops an invalid task; any other error here would end the worker, and the next one too.
             raise InvalidTaskError(f"not a task message ({type(error).__name__})") from None
