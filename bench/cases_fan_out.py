@@ -20,7 +20,7 @@ KINDS = {
 #: From so many recipients on, one round is enough, and nobody else takes part.
 LARGE = 1_000_000
 #: Seconds that such a round may take, judged by the next smaller one.
-PATIENCE = 90
+PATIENCE = 150
 
 
 def fill_directory(stand: Stand, sizes: tuple[int, ...]) -> None:

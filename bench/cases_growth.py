@@ -10,7 +10,7 @@ from bench import counting
 from bench.cases_fan_out import fill_directory
 from bench.cases_single import Single
 from bench.inbox_rows import fill
-from bench.measure import OURS, Book, Result, Size, timed
+from bench.measure import OURS, Book, Result, Size, amount, timed
 from bench.publishers import Publishers
 from bench.servers import Stand, Workers
 from worker import inbox
@@ -23,15 +23,17 @@ SELECT gen_random_uuid(), gen_random_uuid(), 'steady', 'mention', 'en', 'en', 'A
     now() - make_interval(mins => i), now(), CASE WHEN i > 50 THEN now() END
 FROM generate_series(1, 500) AS i
 """
-FAN_OUT = 10_000
+#: The fan-out's recipients, at most.
+FAN_OUT = 100_000
 MEMORY_STEPS = 10
 
 
 def measure(stand: Stand, size: Size, book: Book) -> None:
     """The same work on tables of growing size."""
-    fill_directory(stand, (FAN_OUT,))
+    audience = min(FAN_OUT, max(size.fan_out))
+    fill_directory(stand, (audience,))
     single = Result("growth/single", "single notifications, already queued, by rows in the table", "per second")
-    fan_out = Result("growth/fan-out", f"fan-out to {FAN_OUT:,}, by rows in the table", "per second")
+    fan_out = Result("growth/fan-out", f"fan-out to {audience:,}, by rows in the table", "per second")
     count = Result("growth/unseen", "unseen count, by rows in the table", "ms", "less")
     page = Result("growth/page", "first page, by rows in the table", "ms", "less")
     results = (single, fan_out, count, page)
@@ -41,7 +43,7 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
             stand.db.execute("TRUNCATE notifications, deliveries, requests CASCADE")
             fill(stand.url.replace("+psycopg", ""), rows)
             stand.db.execute(STEADY)
-            measured = (*_work(stand, size), *_reads(stand))
+            measured = (*_work(stand, size, audience), *_reads(stand))
             for result, values in zip(results, measured, strict=True):
                 result.curve.append([rows, statistics.median(values)])
                 result.values[f"{rows:,} rows"] = values
@@ -52,26 +54,29 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
         book.add(result)
 
 
-def _work(stand: Stand, size: Size) -> tuple[list[float], list[float]]:
+def _work(stand: Stand, size: Size, audience: int) -> tuple[list[float], list[float]]:
     """Singles and fan-outs per second."""
     with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
         bench = Single(stand, publishers)
-        queued = bench.queued(OURS, workers, False).run
+        singles = bench.queued(OURS, workers, False)
 
         def fan_out() -> float:
             stand.reset()
-            began, _ = publishers.publish("group", FAN_OUT)
-            return bench.done(OURS, FAN_OUT, False) - began
+            began, _ = publishers.publish("group", audience)
+            return bench.done(OURS, audience, False) - began
 
-        queued(size.first), fan_out()
-        amount = max(size.first, min(10_000, int(size.first * size.seconds / queued(size.first))))
-        turns = [(amount / queued(amount), FAN_OUT / fan_out()) for _ in range(size.rounds)]
-    singles, fan_outs = zip(*turns, strict=True)
-    return [*singles], [*fan_outs]
+        count = amount(singles, size)
+        fan_out()
+        stand.rest()
+        turns = [(count / singles.run(count), audience / fan_out()) for _ in range(size.rounds)]
+    both = zip(*turns, strict=True)
+    return [*next(both)], [*next(both)]
 
 
 def _reads(stand: Stand) -> tuple[list[float], list[float]]:
     """Milliseconds of an unseen count and of a first page."""
+    stand.reset()
+    stand.rest()
     engine = create_engine(stand.url)
     counts, pages = [], []
     with Session(engine) as session:
@@ -130,18 +135,18 @@ def measure_events(stand: Stand, size: Size, book: Book) -> None:
 
 
 BACKLOG = """
-WITH made AS (
-    INSERT INTO notifications (id, request_id, recipient_id, event_config_name, lang, lang_asked, title, text,
-        created_at, updated_at)
-    SELECT gen_random_uuid(), gen_random_uuid(), 'r-' || lpad(i::text, 8, '0'), 'book_available', 'en', 'en', 'A title',
-        'A text', now(), now()
-    FROM generate_series(0, %(count)s::int - 1) AS i RETURNING id, recipient_id
-)
+INSERT INTO notifications (id, request_id, recipient_id, event_config_name, lang, lang_asked, title, text,
+    created_at, updated_at)
+SELECT gen_random_uuid(), gen_random_uuid(), 'r-' || lpad(i::text, 8, '0'), 'book_available', 'en', 'en', 'A title',
+    'A text', now(), now()
+FROM generate_series(0, %(count)s::int - 1) AS i
+"""
+DUE = """
 INSERT INTO deliveries (id, notification_id, channel, address, parts, status, urgency, attempts, due_at, lease_until)
 SELECT gen_random_uuid(), id, 'email', recipient_id || '@example.org',
     '{"subject": "A subject", "text": "A text", "html": "<p>A text</p>"}', 'pending', 1, 0,
     now() - interval '1 day' + make_interval(secs => substr(recipient_id, 3)::int / 1000.0), now() - interval '1 day'
-FROM made
+FROM notifications
 """
 #: Of mails sent so far, at most so far out of order: what all workers hold at once.
 ORDER = 20_000
@@ -155,7 +160,9 @@ def measure_backlog(stand: Stand, size: Size, book: Book) -> None:
         stand.reset()
         stand.sink.reset()
         stand.db.execute(BACKLOG.encode(), {"count": backlog})
-        stand.db.execute("ANALYZE deliveries, notifications")
+        stand.db.execute("ANALYZE notifications")  # or each delivery's foreign key may be looked up row by row
+        stand.db.execute(DUE.encode())
+        stand.db.execute("ANALYZE deliveries")
         with Workers(stand, "worker", beat=True) as workers:
             rate = _send_due(stand, min(backlog, 50_000), max(30, 10 * size.seconds))
             memory = max(workers.memory()) / 2**20

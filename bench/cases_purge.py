@@ -1,6 +1,7 @@
 """Removing a fifth of a large table while rows are inserted and updated: how long, and who waits."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -78,9 +79,9 @@ def _round(stand: Stand, name: str, way: Callable[[str, datetime], None], before
         if stayed != kept or (name != CALM and left > 20):
             raise Wrong(f"purge by {name}: {kept - stayed:,} too many removed, {left:,} left")
         inserts.values.setdefault(name, []).append(percentile(took["insert"], 0.99))
+        waits.values.setdefault(name, []).append(max(took["update"]))
         if name != CALM:
             speed.values.setdefault(name, []).append((old - left) / seconds)
-            waits.values.setdefault(name, []).append(max(took["update"]))
             connection.execute("VACUUM notifications")
             bloat.values.setdefault(name, []).append(ask("SELECT pg_total_relation_size('notifications')") / pages)
     stand.postgres.drop_database(COPY)
@@ -92,6 +93,7 @@ def copy(stand: Stand) -> str:
     files = " STRATEGY file_copy" if stand.db.info.server_version >= 150000 else ""
     stand.db.execute(f"CREATE DATABASE {COPY} TEMPLATE {FILLED}{files}".encode())
     stand.db.execute("CHECKPOINT")
+    os.sync()  # what the copying and the dropping left to write would hold up all that follows
     return stand.postgres.url_of(COPY)
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 OURS, NAIVE, NAIVE_FAN, DECENT = "Bellhop", "hand-written", "hand-written fan-out", "decent fan-out"
 FLOOR = "floor"
 
+#: A turn of at least one in so many parts of the wanted time tells how many fill it.
+ENOUGH = 2
+
 #: What always does so many needs no turn that is not counted.
 LARGE = 10_000
 
@@ -96,18 +99,29 @@ def turns(key: str, title: str, size: Size, *contenders: Contender, unit: str = 
     result = Result(key, title, unit)
     amounts = {}
     for one in contenders:
-        if one.start == one.most >= LARGE:
-            amounts[one.name] = one.most
+        if one.start < one.most:
+            amounts[one.name] = amount(one, size)
             continue
-        start = one.start if one.start == one.most else min(one.start, size.first)
-        taken = max(one.run(start), 1e-6)
-        amounts[one.name] = max(start, one.least, min(one.most, int(start / taken * size.seconds)))
+        amounts[one.name] = one.most
+        if one.most < LARGE:
+            one.run(one.most)
     result.counts = amounts
     for _ in range(size.rounds):
         for one in contenders:
             count = amounts[one.name]
             result.values.setdefault(one.name, []).append(count / one.run(count))
     return result
+
+
+def amount(one: Contender, size: Size) -> int:
+    """How many take about the wanted time: tried with more and more, for a few tell of the beginning alone."""
+    count = min(one.start, size.first)
+    while True:
+        taken = max(one.run(count), 1e-6)
+        wanted = max(count, one.least, min(one.most, int(count / taken * size.seconds)))
+        if taken >= size.seconds / ENOUGH or wanted <= count:
+            return wanted
+        count = wanted
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -26,6 +26,7 @@ CELERY = str(Path(sys.executable).parent / "celery")
 POSTGRES = (
     "shared_buffers=2GB",
     "max_wal_size=16GB",
+    "min_wal_size=8GB",  # a server that has run for days finds its log's files there, and need not make them
     "checkpoint_timeout=15min",
     "maintenance_work_mem=512MB",
     "jit=off",
@@ -125,6 +126,13 @@ class Stand:
         for client in self.clients.values():
             client.delete(*QUEUES)
         self.db.execute("CHECKPOINT")
+
+    def rest(self) -> None:
+        """A table that has grown for months has been vacuumed, and is not just being written to disk."""
+        self.db.execute("VACUUM (ANALYZE) notifications")
+        self.db.execute("CHECKPOINT")
+        vacuums = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'"
+        wait_until(lambda: self.db.execute(vacuums).fetchone() == (0,), 300, "no vacuum is under way")
 
     def facts(self) -> dict[str, Any]:
         """Machine, versions and settings, for the report."""
