@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -273,3 +274,26 @@ def test_closing_does_not_depend_on_the_server(answer: Answer) -> None:
         started = time.monotonic()
         channel.close()
         assert time.monotonic() - started < 1
+
+
+class Late(ScriptedSmtp):
+    """Greets the first connection at once, the others when told to."""
+
+    def __init__(self) -> None:
+        super().__init__({"ehlo": PIPELINING})
+        self.greets = threading.Event()
+
+    def _answer(self, connection: socket.socket, step: str) -> str:
+        if step == "greeting" and self.connections > 1:
+            self.greets.wait(10)
+        return super()._answer(connection, step)
+
+
+def test_closing_ends_connections_that_are_still_opening() -> None:
+    """One that opens after `close`, for a call that is over, is not kept by a channel that nobody uses any more."""
+    with Late() as server, channel_to(server.url, connections=2) as channel:
+        sent(channel, [parcel() for _ in range(10)])
+        wait_until(lambda: server.connections == 2, 5, "the second connection waits for its greeting")
+        channel.close()
+        server.greets.set()
+        wait_until(lambda: server.commands.count("QUIT") == 2, 5, "both have said goodbye")

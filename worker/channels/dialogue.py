@@ -37,9 +37,10 @@ class Dialogue:
     The owner calls `act` when the socket is ready or the deadline has come, then looks at `told` and `left`.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, era: int = 0) -> None:
+        """`era` is the owner's, who counts by it what it has closed."""
         assert session.sock is not None
-        self.session, self.sock = session, session.sock
+        self.session, self.sock, self.era = session, session.sock, era
         self.sock.setblocking(False)
         self.pipelining = session.has_extn("pipelining")
         self.proven = False

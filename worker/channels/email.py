@@ -5,6 +5,7 @@ Message-ID is the same at every attempt.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from threading import Lock
 from typing import Self
 
 from worker.channels import Outcome, Parcel
@@ -29,6 +30,7 @@ class EmailChannel:
         self._server = server
         self._context = server.ssl_context()
         self._idle: list[Dialogue] = []
+        self._lock, self._closings = Lock(), 0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -45,7 +47,11 @@ class EmailChannel:
         return Traffic(self, parcels).outcomes()
 
     def close(self) -> None:
-        """Say goodbye on the idle connections; the channel stays usable."""
+        """Say goodbye on the idle connections, and on those in use or opening when they are done; the channel stays
+        usable.
+        """
+        with self._lock:
+            self._closings += 1
         while dialogue := self.take_idle():
             dialogue.session.leave()
 
@@ -61,11 +67,16 @@ class EmailChannel:
             dialogue.session.close()
 
     def keep(self, dialogue: Dialogue) -> None:
-        """Keep a connection at rest for a later call."""
+        """Keep a connection at rest for a later call, if it was opened after the last `close`."""
         dialogue.proven = True
-        self._idle.append(dialogue)
+        with self._lock:
+            if dialogue.era == self._closings:
+                self._idle.append(dialogue)
+                return
+        dialogue.session.leave()
 
     def connect(self) -> Dialogue:
         """Open a connection. Raises Failure."""
         timeout, data_timeout = self.limits.smtp_timeout_seconds, self.limits.smtp_data_timeout_seconds
-        return Dialogue(Session(self._server, self._context, timeout, data_timeout))
+        era = self._closings
+        return Dialogue(Session(self._server, self._context, timeout, data_timeout), era)
