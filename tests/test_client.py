@@ -13,7 +13,7 @@ from uuid import UUID
 
 import kombu
 import pytest
-from celery import Celery
+from celery import Celery, current_app
 from kombu.exceptions import OperationalError
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -39,7 +39,7 @@ def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _not_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wake-ups are tried in each test, whatever failed in the one before."""
-    monkeypatch.setattr(wake, "_quiet_until", 0.0)
+    monkeypatch.setattr(wake, "_quiet_until", {})
 
 
 @pytest.fixture
@@ -136,6 +136,37 @@ def test_requests_may_be_checked_before(app: Celery) -> None:
     request = NotificationRequest.parse({"to": "u1", "title": "Hi"})
     assert notify_many([request, {"to": "u2", "title": "Hi"}], app=app, chunk=1)[0] == request.id
     assert [kwargs["requests"][0]["to"] for _, kwargs in calls(app)] == [["u1"], ["u2"]]
+
+
+def test_large_requests_are_fewer_to_a_message(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message, and what goes in one round trip, is bounded by bytes too; what is larger alone goes alone."""
+    monkeypatch.setattr(client, "MESSAGE_BYTES", 1000)
+    monkeypatch.setattr(client, "BATCH_BYTES", 2000)
+    sizes = [1, 1, 900, 1, 5000, 1, 1]
+    asked = [{"to": "u1", "title": f"{place}", "text": "x" * size} for place, size in enumerate(sizes)]
+    assert 7 == len(set(notify_many(asked, app=app)))
+    sent = [[int(one["title"]) for one in kwargs["requests"]] for _, kwargs in calls(app)]
+    assert [[0, 1], [2], [3], [4], [5, 6]] == sent
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_a_chunk_holds_something(app: Celery, chunk: int) -> None:
+    """Nothing is published."""
+    with pytest.raises(InvalidRequest, match=r"^chunk: at least 1$"):
+        notify_many([{"to": "u1", "title": "Hi"}], app=app, chunk=chunk)
+    assert take(app) == []
+
+
+def test_celerys_current_app_may_be_given(app: Celery) -> None:
+    """It is not an app, but stands for one."""
+    before = current_app._get_current_object()
+    app.set_current()
+    try:
+        notify(to="u1", title="Hi", app=current_app)
+        notify_many([{"to": "u1", "title": "Hi"}], app=current_app)
+    finally:
+        before.set_current()
+    assert 2 == len(take(app))
 
 
 def test_the_same_twice_goes_twice(app: Celery) -> None:
@@ -282,6 +313,16 @@ def test_a_failing_wake_up_never_fails_the_caller(engine: Engine, caplog: pytest
         "a waiting request's wake-up failed (OperationalError); beat will find it"
     ]
     assert CANARY not in caplog.text
+
+
+def test_a_broker_that_is_away_silences_no_other(engine: Engine, app: Celery) -> None:
+    """An application may have several."""
+    with closing(connect(f"redis://127.0.0.1:{free_port()}/0")) as away, Session(engine) as session:
+        for own in (away, app):
+            notify("quiet", to="u1", context={"title": "Dune"}, session=session, app=own)
+            session.commit()
+            assert wake.idle(20)
+    assert len(woken(app)) == 1
 
 
 def test_the_same_key_asks_once(engine: Engine, app: Celery) -> None:

@@ -201,6 +201,25 @@ def test_unreadable_messages_are_dropped_unseen(watched: Watched) -> None:
     assert "not a task of this worker" in watched.worker.log_text()
 
 
+def test_values_that_look_packed_by_kombu_lose_nothing(watched: Watched) -> None:
+    """Celery drops the whole message. Here its other requests are created, and the one is refused by name, and kept."""
+    good, bad = ({"id": str(uuid4()), "to": "u1", "title": CANARY} for _ in range(2))
+    bad["context"] = {"at": {"__type__": "datetime", "__value__": CANARY}}  # type: ignore[assignment]
+    good["send_at"] = {"__type__": "datetime", "__value__": "2020-01-31T08:00:00+01:00"}  # type: ignore[assignment]
+    for wrong in (bad, {**bad, "id": str(uuid4()), "context": {"__type__": CANARY, "__value__": {"a": 1}}}):
+        requests = [{**good, "id": str(uuid4())}, wrong, {**good, "id": str(uuid4())}]
+        watched.outcome(watched.send("notifications.create_many", requests=requests), "task-failed")
+        with watched.engine.connect() as connection:
+            found = connection.execute(
+                text("SELECT coalesce(request_id, id)::text AS asked, status, payload, error FROM requests")
+            ).all()
+        created = {row.asked for row in found if row.status == "created"}
+        (kept,) = [row for row in found if row.asked == wrong["id"]]
+        assert {requests[0]["id"], requests[2]["id"]} <= created
+        assert ("failed", wrong["context"]) == (kept.status, kept.payload["context"])
+        assert "context: no object of `__type__` and `__value__` alone" in kept.error
+
+
 def test_remote_control_shows_no_argument(watched: Watched) -> None:
     """Running, waiting and scheduled tasks: `inspect` and `query_task` tell of each, with its arguments hidden."""
     with watched.engine.begin() as connection:

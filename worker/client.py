@@ -8,13 +8,14 @@ from weakref import WeakKeyDictionary
 
 from celery import Celery, current_app
 from celery import exceptions as celery_exceptions
+from celery.local import Proxy
 from kombu import Exchange, Queue, pools
 from kombu.exceptions import BatchPublishError
 from kombu.utils.compat import register_after_fork
 from pydantic_core import from_json
 
 from worker import express, signing, wake
-from worker.errors import NoBroker
+from worker.errors import InvalidRequest, NoBroker
 from worker.request import NotificationRequest
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ PublishError = celery_exceptions.OperationalError
 #: Requests in one message of `notify_many`.
 CHUNK = 100
 
-#: Messages that `notify_many` sends in one go.
+#: Bytes at which a message of `notify_many` ends, however few requests these are; one larger request is one message.
+MESSAGE_BYTES = 4 * 1024 * 1024
+
+#: Messages that `notify_many` sends in one go, and bytes at which that ends.
 BATCH = 100
+BATCH_BYTES = 32 * 1024 * 1024
 
 #: Seconds after which a Redis that does not answer counts as away. Celery's default is to wait for ever.
 TIME_OUTS: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 2}
@@ -98,8 +103,9 @@ def notify(
     `await session.run_sync(lambda s: notify(..., session=s))`.
 
     Raises InvalidRequest naming field and rule; with a session IdempotencyConflict; without one NoBroker, or when the
-    broker cannot be reached PublishError: then nothing was asked. Whether the event is known and its context is right
-    is for the worker to find.
+    broker cannot be reached or does not answer PublishError. It may have the message then: who asks again gives the
+    same `id` both times, or an `idempotency_key`, and it stays one notification. Whether the event is known and its
+    context is right is for the worker to find.
     """
     request = _request(event_config_name, to, fields)
     if session is None:
@@ -126,10 +132,12 @@ def notify_many(
 ) -> Sequence[UUID]:
     """Ask for many at once; gives their ids. With `session` in the caller's transaction, as `notify` does.
 
-    Without it they are published, `chunk` to a message, each message one transaction. All are checked before the
+    Without it they are published, up to `chunk` to a message, each message one transaction. All are checked before the
     first is written or published. Raises as `notify` does; after a PublishError some may have been published: the
     same requests, with the same ids, can be published again.
     """
+    if chunk < 1:
+        raise InvalidRequest("chunk: at least 1")
     checked = (one if isinstance(one, NotificationRequest) else NotificationRequest.parse(one) for one in requests)
     if session is None:
         # Not the requests themselves: the garbage collector would go through all of them again and again.
@@ -137,9 +145,10 @@ def notify_many(
         for request in checked:
             ids.append(request.id)
             texts.append(request.to_json())
-        known, size = _known(app), chunk * BATCH
-        for start in range(0, len(texts), size):
-            _publish(known, "notifications.create_many", list(_messages(texts[start : start + size], chunk)))
+        known = _known(app)
+        messages = (b'{"requests":[%b]}' % b",".join(part) for part in _parts(texts, chunk, MESSAGE_BYTES))
+        for batch in _parts(messages, BATCH, BATCH_BYTES):
+            _publish(known, "notifications.create_many", [(str(uuid4()), text) for text in batch])
         return ids
     if held := list(checked):
         from worker.pending import enqueue_durably
@@ -148,10 +157,17 @@ def notify_many(
     return [request.id for request in held]
 
 
-def _messages(requests: Sequence[bytes], chunk: int) -> Iterator[tuple[str, bytes]]:
-    """Id and keyword arguments for each chunk of requests."""
-    for start in range(0, len(requests), chunk):
-        yield str(uuid4()), b'{"requests":[%b]}' % b",".join(requests[start : start + chunk])
+def _parts(texts: Iterable[bytes], most: int, most_bytes: int) -> Iterator[list[bytes]]:
+    """Up to so many at a time, and no more of them than so many bytes, but always one."""
+    part, size = list[bytes](), 0
+    for text in texts:
+        if part and (len(part) == most or size + len(text) > most_bytes):
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield part
 
 
 def _request(event_config_name: str | None, to: Any, fields: Mapping[str, Any]) -> NotificationRequest:
@@ -161,8 +177,9 @@ def _request(event_config_name: str | None, to: Any, fields: Mapping[str, Any]) 
 
 def _known(app: Celery | None) -> Celery:
     """The app given, or the application's own; never the one that Celery makes up, which publishes to nowhere."""
-    found: Celery = app or current_app._get_current_object()
-    if app is None and found.main == "default" and not found.conf.broker_url:
+    given = app or current_app
+    found: Celery = given._get_current_object() if isinstance(given, Proxy) else given
+    if given is not found and found.main == "default" and not found.conf.broker_url:
         raise NoBroker
     return found
 

@@ -17,6 +17,8 @@ MAX_CONTEXT_DEPTH = 16
 #: Bytes of the contexts of a request that has one for each recipient, each with the request's own.
 MAX_CONTEXTS_BYTES = 8 * 1024 * 1024
 
+#: The names of an object in which kombu packs a value that JSON has not: a message with another such one has no reader.
+_PACKED = {"__type__", "__value__"}
 #: What stands in JSON as it is, with nothing in it, and is always something that JSON has.
 _FLAT, _NAMES = frozenset({str, int, bool, type(None)}), frozenset({str})
 #: Characters of JSON in which no number has more digits than Python reads.
@@ -68,7 +70,7 @@ def _simple(value: Any) -> PlainJson | None:
     """The usual context, short and with nothing nested; None of one that needs a closer look."""
     if type(value) is not dict or not _FLAT.issuperset(map(type, value.values())):
         return None
-    if not _NAMES.issuperset(map(type, value)):
+    if not _NAMES.issuperset(map(type, value)) or "__type__" in value:
         return None
     try:
         text = to_json(value).decode()
@@ -88,6 +90,8 @@ def _children(item: Any) -> Iterator[Any]:
     if isinstance(item, Mapping):
         if not all(isinstance(key, str) for key in item):
             raise ValueError("object keys are text")
+        if item.keys() == _PACKED:
+            raise ValueError("no object of `__type__` and `__value__` alone, which Celery takes for a value of its own")
         yield from item.values()
     elif isinstance(item, list | tuple):
         yield from item

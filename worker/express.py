@@ -30,7 +30,7 @@ from kombu.utils.json import dumps
 
 from worker import signing
 
-#: Connections that are kept for an app.
+#: Connections that are kept for an app, if its `broker_pool_limit` allows for so many.
 MOST = 10
 
 #: Settings with which Celery does more for a message than publish it as it published the first.
@@ -96,6 +96,7 @@ class Way:
     #: What publishes in Celery and kombu: unless somebody put something in its place, nothing is missed.
     steps: tuple[Any, ...]
     sender: Any
+    most: int
     connections: deque[Any] = field(default_factory=deque)
 
     def send(self, app: Celery, tasks: Sequence[tuple[str, bytes]]) -> int:
@@ -103,7 +104,11 @@ class Way:
 
         Gives how many, from the first on, are there for sure.
         """
-        done = self._push([self._command(app, id, kwargs) for id, kwargs in tasks])
+        try:
+            commands = [self._command(app, id, kwargs) for id, kwargs in tasks]
+        except KeyError:  # another thread has just ended the signing
+            return 0
+        done = self._push(commands)
         if done < len(tasks):  # the broker may have moved: the next message tells
             _ways.pop(app, None)
         return done
@@ -128,7 +133,7 @@ class Way:
         except self.errors:
             pass
         finally:  # also where a time-out of the application's own ended the wait: answers may still come
-            if done < len(commands) or len(self.connections) >= MOST:
+            if done < len(commands) or len(self.connections) >= self.most:
                 connection.disconnect()
             else:
                 self.connections.append(connection)
@@ -234,6 +239,7 @@ def _make(app: Celery, task: str, id: str, kwargs: Mapping[str, Any], noted: Not
         client=Redis,
         steps=_own_steps(app, Redis),
         sender=ref(_sender(app)),
+        most=min(MOST, app.conf.broker_pool_limit or 0),
     )
 
 

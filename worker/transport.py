@@ -4,16 +4,21 @@ Whoever may watch Flower or read a log must not learn who was told what. Celery'
 remote control commands show raw arguments. So every request and every result of our tasks is masked at its source.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from billiard.exceptions import Terminated
+from celery.concurrency.base import BasePool
 from celery.exceptions import InvalidTaskError
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
+from kombu.exceptions import DecodeError
 from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import object_hook
 
 from worker import signing
 from worker.pool import hear_out
@@ -25,6 +30,8 @@ HIDDEN = "<hidden>"
 REFUSAL = "bellhop_refusal"
 #: What it says where its message is the only one: no other waited when it was taken, and none was under way here.
 ONLY_ONE = "bellhop_only_one"
+#: Where a message has its body that Celery could not read.
+_READ = "bellhop_body"
 #: Seconds for which a worker collects events before it sends them.
 EVENTS_SECONDS = 0.01
 #: All that is left of the headers of such a message.
@@ -63,6 +70,7 @@ class PlainConsumer(Consumer):
         handle = super().create_task_handler(*args, **kwargs)
 
         def careful(message: Any) -> Any:
+            _read(message)
             try:
                 return handle(message)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -100,6 +108,8 @@ class MaskedRequest(Request):
             if refusal:
                 left = {name: headers[name] for name in _LEFT if name in headers}
                 kwargs |= {"headers": left, "body": ((), {}, {}), "decoded": True}
+            elif (body := getattr(message, _READ, None)) and not kwargs.get("decoded"):
+                kwargs |= {"body": body, "decoded": True}
             super().__init__(message, *args, **kwargs)
             self._request_dict[REFUSAL] = refusal
             self._request_dict[ONLY_ONE] = getattr(getattr(message, "channel", None), "only_one", False)
@@ -108,6 +118,11 @@ class MaskedRequest(Request):
             raise InvalidTaskError(f"not a task message ({type(error).__name__})") from None
         self._argsrepr = self._kwargsrepr = HIDDEN
         self._request_dict.update(argsrepr=HIDDEN, kwargsrepr=HIDDEN)
+
+    def cancel(self, pool: Any, *args: Any, **kwargs: Any) -> None:
+        """Celery's; a task in the worker's own process cannot be cut off, and is not made to fail by the attempt."""
+        if getattr(pool.terminate_job, "__func__", None) is not BasePool.terminate_job:
+            super().cancel(pool, *args, **kwargs)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Celery's, but a task that the worker itself cut off, as its broker was away, is not done: it comes again.
@@ -121,6 +136,30 @@ class MaskedRequest(Request):
     def info(self, safe: bool = False) -> dict[str, Any]:
         """What `celery inspect` and Flower's worker page get."""
         return {**super().info(safe=True), "args": HIDDEN, "kwargs": HIDDEN}
+
+
+def _read(message: Any) -> None:
+    """Decode the message, as Celery does next, but for values that look packed by kombu (`__type__`), and are not.
+
+    Celery would drop it. Such a value stays as it came, so that the request is refused by its rule, and kept, and the
+    others in the message go on.
+    """
+    try:
+        message.payload  # noqa: B018, it is kept
+    except DecodeError:
+        with suppress(ValueError, RecursionError):
+            body = json.loads(bytes_to_str(message.body), object_hook=_unpacked)
+            message._decoded_cache = body
+            setattr(message, _READ, body)
+    except Exception:
+        return  # for Celery to find
+
+
+def _unpacked(value: dict[str, Any]) -> Any:
+    try:
+        return object_hook(value)
+    except Exception:  # whatever its decoder stumbles over
+        return value
 
 
 def _refusal(message: Any, headers: Any, *, already_read: bool) -> str | None:

@@ -1,7 +1,7 @@
 """Wake-ups that nobody waits for: a thread of this process publishes them, at most one at a time and twenty a second.
 
 The caller is never held up nor failed, in an event loop neither. The last of many is published too. While the broker is
-away none are tried for some seconds: beat finds what waits.
+away none are tried there for some seconds: beat finds what waits.
 """
 
 import atexit
@@ -24,15 +24,16 @@ _state = threading.Condition()
 _due: dict[Hashable, Callable[[], object]] = {}
 _thread: threading.Thread | None = None
 _busy = False
-_quiet_until = 0.0
+_quiet_until: dict[Hashable, float] = {}
 
 
 def soon(key: Hashable, publish: Callable[[], object]) -> None:
     """Have `publish` called by the thread, once for all calls with this key until then."""
     global _thread
     with _state:
-        if time.monotonic() < _quiet_until:
+        if time.monotonic() < _quiet_until.get(key, 0):
             return
+        _quiet_until.pop(key, None)
         _due[key] = publish
         if _thread is None:
             _thread = threading.Thread(target=_run, name="bellhop-wake", daemon=True)
@@ -53,22 +54,21 @@ def _run() -> None:
             _busy = False
             _state.notify_all()
             _state.wait_for(lambda: _due)
-            _busy, taken = True, list(_due.values())
+            _busy, taken = True, list(_due.items())
             _due.clear()
-        for publish in taken:
-            _try(publish)
+        for key, publish in taken:
+            _try(key, publish)
         time.sleep(INTERVAL)
 
 
-def _try(publish: Callable[[], object]) -> None:
-    global _quiet_until
+def _try(key: Hashable, publish: Callable[[], object]) -> None:
     try:
         publish()
     except Exception as error:
         log.warning("a waiting request's wake-up failed (%s); beat will find it", type(error).__name__)
         with _state:
-            _quiet_until = time.monotonic() + PAUSE
-            _due.clear()
+            _quiet_until[key] = time.monotonic() + PAUSE
+            _due.pop(key, None)
 
 
 def _forget() -> None:

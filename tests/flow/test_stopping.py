@@ -5,10 +5,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, text
 
 from tests.rows import put_deliveries
 from tests.servers import Process, RedisTestServer, wait_until
@@ -18,7 +18,7 @@ from tests.store import rows
 from tests.workers import foreign_app, running_worker
 from worker import deliver as delivering
 from worker.database import transaction, utcnow
-from worker.models import Delivery
+from worker.models import Delivery, Request
 
 Configure = Callable[..., None]
 
@@ -93,3 +93,29 @@ def test_what_does_not_end_in_time_is_cut_off(tmp_path: Path, postgres_engine: E
     # Of a pipelined connection the next email, too.
     assert len(server.contents) <= under_way <= 2 * len(server.contents)
     assert {("pending", 0): 5 - under_way} == found
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_a_task_that_cannot_be_cut_off_is_finished(tmp_path: Path, postgres_engine: Engine, pool: str) -> None:
+    """In a worker without processes, SIGQUIT makes no task fail that it cannot end: what was asked is there."""
+    ids = [str(uuid4()) for _ in range(3)]
+    with RedisTestServer(tmp_path / "redis") as broker, ScriptedSmtp() as server, foreign_app(broker.url) as app:
+        with running_worker(tmp_path, settings(broker, server, postgres_engine), "-P", pool) as worker:
+            with postgres_engine.begin() as connection:
+                connection.execute(text("LOCK TABLE requests IN ACCESS EXCLUSIVE MODE"))
+                asked = {"requests": [{"id": id, "to": "u1", "title": "x"} for id in ids]}
+                app.send_task("notifications.create_many", kwargs=asked, queue="notifications")
+                wait_until(lambda: waiting(connection), 20, "the task waits for the table")
+                worker.tell(signal.SIGQUIT)
+                wait_until(
+                    lambda: "Hitting Ctrl+C again" in worker.log_text(), 10, "the worker knows that it is to stop"
+                )
+            worker.wait(20)
+            assert 0 == worker.returncode(), worker.log_text()
+        assert {(id, "created") for id in ids} == {(str(row.id), row.status) for row in rows(Request)}
+
+
+def waiting(connection: Connection) -> int:
+    """How many sessions wait for a lock."""
+    count: int = connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")) or 0
+    return count
