@@ -121,7 +121,7 @@ def real_server(*, tls: ssl.SSLContext | None = None, login: bool = False, **opt
     mailbox = Mailbox()
     if login:
         options["authenticator"] = mailbox.authenticate
-    controller = Controller(mailbox, hostname=HOST, port=mailbox.port, ssl_context=tls, **options)
+    controller = Controller(mailbox, hostname=HOST, port=mailbox.port, ssl_context=tls, ready_timeout=60, **options)
     controller.start()
     try:
         yield mailbox
