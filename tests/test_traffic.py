@@ -201,6 +201,21 @@ def test_an_outcome_does_not_wait_for_the_next(offer: str) -> None:
     assert [[Verdict.SENT], [Verdict.SENT]] == groups
 
 
+@pytest.mark.timeout(20)
+def test_a_pause_that_ends_before_the_wait_does_not_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine holds the process up just before it waits for the next parcel: it is asked for all the same."""
+    listen = traffic.Traffic._listen
+
+    def late(self: traffic.Traffic, seconds: float | None) -> bool:
+        time.sleep(1.5 * traffic._PAUSE)
+        return listen(self, seconds)
+
+    monkeypatch.setattr(traffic.Traffic, "_listen", late)
+    with ScriptedSmtp() as server, channel_to(server.url) as channel:
+        groups = channel.send(iter([parcel(), None, None, parcel()]))
+        assert [Verdict.SENT] * 2 == [outcome.verdict for group in groups for outcome in group]
+
+
 def test_large_letters_go_encrypted_over_several_connections(tmp_path: Path) -> None:
     """Each arrives whole, though neither TLS nor the socket takes them in one piece."""
     authority = trustme.CA()
