@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu.transport import memory
 from sqlalchemy import Engine
 
 from tests import real_smtp
@@ -62,6 +63,13 @@ def use(url: str, configure: Configure) -> Engine:
     if url.startswith("postgresql"):
         _engines[url] = database._engines[os.getpid()] = _engines.get(url) or database.make_engine(url)
     return database.get_engine()
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_empty() -> Iterator[None]:
+    """A broker in memory is the whole process's: what one test leaves in its queues must not reach the next."""
+    yield
+    memory.Channel.queues.clear()
 
 
 @pytest.fixture(scope="session")

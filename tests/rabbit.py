@@ -24,6 +24,7 @@ MISSING = (
 )
 FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 START_SECONDS = 60
+CTL_SECONDS = 180
 
 
 def find_rabbitmq() -> Path:
@@ -61,7 +62,7 @@ class RabbitServer:
         if self._mapper is None:
             mapper = ["epmd", "-address", HOST, "-port", str(self._mapper_port)]
             self._mapper = Process(mapper, self.folder / "epmd.log", env=self._env)
-            wait_until(self._mapper_answers, 10, "epmd answers")
+            wait_until(self._mapper_answers, 60, "epmd answers")
         self._server = Process([str(self.bin / "rabbitmq-server")], self.log, env=self._env, cwd=self.folder)
         wait_until(self._is_up, START_SECONDS, f"RabbitMQ answers; see {self.log}")
         return self
@@ -73,11 +74,11 @@ class RabbitServer:
             self._server = None
 
     def ctl(self, *arguments: str) -> str:
-        """Run rabbitmqctl, which takes some seconds, and give what it prints."""
+        """Run rabbitmqctl, which takes some seconds, on a busy machine more than a minute; give what it prints."""
         command = [str(self.bin / "rabbitmqctl"), "--quiet", *arguments]
         env = {**os.environ, **self._env}
         done = subprocess.run(
-            command, env=env, capture_output=True, text=True, timeout=60, cwd=self.folder, check=False
+            command, env=env, capture_output=True, text=True, timeout=CTL_SECONDS, cwd=self.folder, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -112,7 +112,7 @@ def exim() -> Iterator[Running]:
     try:
         with Process([program, "-C", str(config), "-bdf"], home / "out.log") as server:
             log = home / "mainlog"
-            wait_until(lambda: "listening" in (log.read_text() if log.exists() else ""), 20, "Exim listens")
+            wait_until(lambda: "listening" in (log.read_text() if log.exists() else ""), 60, "Exim listens")
             assert server.returncode() is None, server.log_text()
             yield port, mails
     finally:
@@ -148,7 +148,7 @@ class _Rules:
 def aiosmtpd() -> Iterator[Running]:
     """The library, with the same rules."""
     rules, port = _Rules(), free_port()
-    controller = Controller(rules, hostname=HOST, port=port, data_size_limit=SIZE)
+    controller = Controller(rules, hostname=HOST, port=port, data_size_limit=SIZE, ready_timeout=60)
     controller.start()
     try:
         yield port, lambda: rules.mails

@@ -236,7 +236,7 @@ class PostgresServer:
         command = ["postgres", "-D", str(self._data), "-k", str(self.home), "-h", HOST, "-p", str(self.port), *options]
         with self.log.open("ab") as log:
             self._process = self._popen(command, log.fileno())
-        wait_until(self._answers, 10, f"PostgreSQL answers; see {self.log}")
+        wait_until(self._answers, 60, f"PostgreSQL answers; see {self.log}")
         return self
 
     def stop(self) -> None:

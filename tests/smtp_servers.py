@@ -121,7 +121,7 @@ def real_server(*, tls: ssl.SSLContext | None = None, login: bool = False, **opt
     mailbox = Mailbox()
     if login:
         options["authenticator"] = mailbox.authenticate
-    controller = Controller(mailbox, hostname=HOST, port=mailbox.port, ssl_context=tls, **options)
+    controller = Controller(mailbox, hostname=HOST, port=mailbox.port, ssl_context=tls, ready_timeout=60, **options)
     controller.start()
     try:
         yield mailbox
@@ -146,6 +146,13 @@ class Act(Enum):
 
 Answer = str | Act
 Script = Mapping[str, Answer | Sequence[Answer]]
+
+
+def patience(*answers: Answer | Sequence[Answer] | None, least: float = 0.3) -> float:
+    """A time-out for a server that answers so: short where it keeps the client waiting, else nobody waits for it."""
+    silent = any({Act.STALL, Act.DRIP, Act.FLOOD} & set(_listed(answer)) for answer in answers if answer)
+    return least if silent else 5
+
 
 EHLO = "250-scripted\r\n250-SIZE 100000000\r\n250 SMTPUTF8"
 PIPELINING = EHLO.replace("250 ", "250-") + "\r\n250 PIPELINING"

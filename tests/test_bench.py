@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.timeout(240)  # half a minute alone; longer than the limit below
 def test_the_smallest_run_gives_its_page_and_picture(tmp_path: Path) -> None:
     """Every contender has a number, the goals are judged, and all is written where it was asked for."""
     command = [sys.executable, "-m", "bench", "--tiny", "--only", "enqueue", "mail", "--out", str(tmp_path)]

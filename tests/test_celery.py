@@ -283,7 +283,7 @@ def refusal(folder: Path, **settings: str) -> str:
     """Start a worker that must not come up; gives its log. No broker is there: it must end before it asks for one."""
     broker = f"redis://127.0.0.1:{free_port()}/0"
     with worker_process(folder, {"BROKER_URL": broker, **settings}) as worker:
-        assert worker.wait(20) not in (0, None)
+        assert worker.wait(60) not in (0, None)
         return worker.log_text()
 
 

@@ -210,9 +210,9 @@ def test_purge_without_a_cutoff_follows_the_retention(configure: Configure) -> N
     configure(PURGE_BATCH=2, PURGE_BUDGET_SECONDS="0.000000001")
     put_notifications(5, updated_at=ago(days=91))
     put_notifications(updated_at=ago(days=89))
-    result = run("purge")
-    expected = f"5 removed (cutoff {datetime.now(UTC) - timedelta(days=90):%Y-%m-%d}"
-    assert result.output.startswith(expected)
+    before, result, after = datetime.now(UTC), run("purge"), datetime.now(UTC)
+    cutoffs = [now - timedelta(days=90) for now in (before, after)]  # of two days, at midnight
+    assert result.output.startswith(tuple(f"5 removed (cutoff {cutoff:%Y-%m-%d}" for cutoff in cutoffs))
     assert 1 == len(rows(Notification))
     assert 5 == sum(row.removed for row in rows(PurgeRun))
     assert 0 == run("purge").exit_code

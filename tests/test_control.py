@@ -151,7 +151,7 @@ def test_a_probe_that_is_not_tried_lets_the_next_try(configure: Configure, monke
     """Neither a rate without a free slot nor a stopping worker keeps the channel cut off for as long as a lease."""
     [id] = put_deliveries()
     configure(EMAIL_RATE_PER_SECOND=10)
-    ahead = get_settings().dispatch_every_seconds + control.AHEAD + 1
+    ahead = get_settings().dispatch_every_seconds + control.AHEAD + control.URGENT_AHEAD
     hold(failures=2, opened=1, open_until=ago(seconds=1), next_free_at=utcnow() + timedelta(seconds=ahead))
     assert Delivered(given_back=1) == send([id], {}, configure)[0]
     assert (state().open_until or utcnow()) <= utcnow()

@@ -321,6 +321,7 @@ def test_a_connection_that_was_lost_while_it_rested_is_replaced(
             admin.execute("SELECT pg_terminate_backend(%s, 5000)", [was := backend()])
         return was
 
+    monkeypatch.setattr(database, "FRESH_SECONDS", 3600.0)
     was = cut()
     with pytest.raises(OperationalError):
         backend()

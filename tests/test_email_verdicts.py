@@ -14,6 +14,7 @@ from tests.smtp_servers import (
     ScriptedSmtp,
     channel_to,
     parcel,
+    patience,
     real_server,
     sent,
     verdicts,
@@ -92,7 +93,7 @@ def test_every_answer_has_its_verdict(step: str, answer: Answer, expected: Verdi
     """Each way to refuse, break or stall has its verdict, in time; the next call finds a usable channel."""
     good = {"greeting": "220 hello", "ehlo": EHLO, "data": "354 go on"}.get(step, "250 ok")
     script: Script = {"ehlo": offer, step: [answer, good]}
-    with ScriptedSmtp(script) as server, channel_to(server.url, timeout=0.3) as channel:
+    with ScriptedSmtp(script) as server, channel_to(server.url, timeout=patience(answer)) as channel:
         started = time.monotonic()
         assert [expected] == verdicts(channel, [parcel()])
         assert time.monotonic() - started < 2
@@ -106,7 +107,7 @@ def test_a_break_before_the_final_dot_is_no_risk(act: Act) -> None:
 
     Nor do both sides wait for each other for ever, where the server floods and does not read.
     """
-    with ScriptedSmtp({"ehlo": PIPELINING}, during=act) as server, channel_to(server.url, timeout=0.3) as channel:
+    with ScriptedSmtp({"ehlo": PIPELINING}, during=act) as server, channel_to(server.url, patience(act)) as channel:
         [outcome] = sent(channel, [parcel(text="long " * 1_500_000)])
 
     assert (Verdict.TRANSIENT, "DATA") == (outcome.verdict, outcome.detail.partition(":")[0])

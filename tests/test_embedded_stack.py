@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -78,17 +79,20 @@ def test_flower_asks_for_its_password(running: Embedded) -> None:
     assert 401 == status(running.flower_url)[0]
     assert 401 == status(running.flower_url, "bellhop:guess")[0]
     assert 200 == status(running.flower_url, login)[0]
-    assert "bellhop@localhost" in status(f"{running.flower_url}/api/workers?refresh=1", login)[1]
+    workers = f"{running.flower_url}/api/workers?refresh=1"
+    # Flower gives a worker a second to answer.
+    wait_until(lambda: "bellhop@localhost" in status(workers, login)[1], 20, "Flower shows the worker")
 
 
 def test_flower_counts_the_queue_over_the_socket(running: Embedded) -> None:
     """The queue length Flower shows is that of the unix socket's Redis."""
     login = f"{running.flower_user}:{running.flower_password}"
     client = Celery(broker=running.settings["BROKER_URL"], backend=running.settings["RESULT_BACKEND"])
-    client.control.cancel_consumer("celery", reply=True)
+    told: dict[str, Any] = {"destination": ["bellhop@localhost"], "reply": True, "timeout": 20}
+    assert client.control.cancel_consumer("celery", **told), "the worker has stopped to take"
     results = [client.send_task("tiny.add", (2, 3)) for _ in range(3)]
     code, lengths = status(f"{running.flower_url}/api/queues/length", login)
-    client.control.add_consumer("celery", reply=True)
+    assert client.control.add_consumer("celery", **told), "the worker takes again"
     assert (200, [{"name": "celery", "messages": 3}]) == (code, json.loads(lengths)["active_queues"])
     assert [5] * 3 == [result.get(timeout=10) for result in results]
 
@@ -136,7 +140,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
         "    print('ready', running.redis.pid, *running.stack.pids.values(), flush=True); signal.pause()"
     )
     with Process([sys.executable, "-c", script], tmp_path / "parent.log") as parent:
-        wait_until(lambda: parent.returncode() is not None or "ready" in parent.log_text(), 30, "the stack is up")
+        wait_until(lambda: parent.returncode() is not None or "ready" in parent.log_text(), 60, "the stack is up")
         groups = [int(pid) for pid in parent.log_text().split("ready")[1].split()]
         assert [True] * 4 == [group_is_alive(group) for group in groups]
         os.kill(parent.pid, signal.SIGKILL)

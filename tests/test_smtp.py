@@ -14,6 +14,7 @@ from tests.smtp_servers import (
     ScriptedSmtp,
     channel_to,
     parcel,
+    patience,
     real_server,
     sent,
     server_context,
@@ -180,7 +181,7 @@ def test_a_wrong_password_waits_for_us(authority: trustme.CA, ca: str, excluded:
 def test_a_refused_login_has_its_verdict(mechanism: str, answer: Answer, expected: Verdict) -> None:
     """A server that cannot check the login now is another matter than one that refuses it."""
     with ScriptedSmtp({"ehlo": f"250-x\r\n250 AUTH {mechanism}", "auth": answer}) as server:
-        outcome = sent_to(f"smtp://{GOOD}{HOST}:{server.port}?tls=none", timeout=0.3)
+        outcome = sent_to(f"smtp://{GOOD}{HOST}:{server.port}?tls=none", patience(answer))
 
     assert (expected, "AUTH") == (outcome.verdict, outcome.detail.partition(":")[0])
 

@@ -10,7 +10,7 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.exc import OperationalError
 
-from tests.servers import PostgresServer, RedisTestServer, free_port
+from tests.servers import PostgresServer, RedisTestServer, free_port, wait_until
 from worker.celery import make_app
 from worker.database import make_engine
 from worker.settings import Settings
@@ -74,12 +74,21 @@ def secure_postgres(postgres: PostgresServer, authority: trustme.CA, tmp_path: P
         for name, value in (("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key"), ("ssl", "on")):
             connection.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
         connection.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: "on" == setting(postgres, "ssl"), 20, "the server has read its settings")
     yield postgres.port, ca
     access.write_text(before)
     with postgres.connect() as connection:
         connection.execute("ALTER SYSTEM RESET ALL")
         connection.execute("DROP USER secure")
         connection.execute("SELECT pg_reload_conf()")
+    wait_until(lambda: "off" == setting(postgres, "ssl"), 20, "the server has read its settings again")
+
+
+def setting(postgres: PostgresServer, name: str) -> str:
+    """What a new connection finds: the server tells nobody when it has read its files."""
+    with postgres.connect() as connection:
+        [value] = connection.execute(f"SHOW {name}".encode()).fetchone() or [""]
+    return str(value)
 
 
 def test_postgresql_with_tls_and_a_password(secure_postgres: tuple[int, Path], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def worker_process(folder: Path, settings: dict[str, str], *options: str) -> Pro
 def running_worker(folder: Path, settings: dict[str, str], *options: str) -> Iterator[Process]:
     """A worker that takes messages."""
     with worker_process(folder, settings, *options) as worker:
-        wait_until(lambda: READY in worker.log_text() or worker.returncode() is not None, 20, "the worker is ready")
+        wait_until(lambda: READY in worker.log_text() or worker.returncode() is not None, 60, "the worker is ready")
         assert worker.returncode() is None, worker.log_text()
         yield worker
 

@@ -30,6 +30,7 @@ def several(stage: Stage) -> None:
     stage.wait_accepted(5)
 
 
+@pytest.mark.timeout(300)  # half a minute alone
 def test_whatever_dies_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:

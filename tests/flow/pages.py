@@ -17,7 +17,8 @@ def flower_page(port: int, path: str, login: str = FLOWER_LOGIN) -> tuple[int, s
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code, ""
+        with error:
+            return error.code, ""
     except OSError:
         return 0, ""
 

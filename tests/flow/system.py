@@ -72,7 +72,7 @@ class System:
     def wait_worker(self) -> None:
         """Wait until the worker takes messages."""
         worker = self.processes["worker"]
-        wait_until(lambda: " ready." in worker.log_text(), 30, "the worker is ready")
+        wait_until(lambda: " ready." in worker.log_text(), 60, "the worker is ready")
 
     def stop(self) -> None:
         """End every process that is still there."""

@@ -18,6 +18,7 @@ from worker.client import connect, make_queue, notify
 from worker.embedded.smtp import MailCatcher
 
 CANARY = "canary-"
+pytestmark = pytest.mark.timeout(240)  # rabbitmqctl alone may take long
 POLICY = '{"delivery-limit":2,"dead-letter-exchange":"","dead-letter-routing-key":"bellhop.dead"}'
 
 

@@ -30,7 +30,7 @@ def system(postgres: PostgresServer, tmp_path: Path) -> Iterator[System]:
         try:
             whole.start("worker", "flower")
             whole.wait_worker()
-            wait_until(lambda: whole.flower("/healthcheck")[0], 30, "Flower answers")
+            wait_until(lambda: whole.flower("/healthcheck")[0], 60, "Flower answers")
             yield whole
         finally:
             whole.stop()

@@ -68,6 +68,7 @@ class Traffic:
         self._begun = 0
         self._exhausted = False
         self._pause_until = 0.0
+        self._pausing = False
         self._error: Exception | None = None
         self._refusal: Failure | None = None
 
@@ -96,7 +97,7 @@ class Traffic:
 
     def _go_on(self) -> bool:
         """Give every connection what it has room for; False when all is done and told."""
-        risked = self._risked()
+        risked, self._pausing = self._risked(), False
         for dialogue in self._dialogues:
             if dialogue.ready and len(self._outcomes) + risked < self._window:
                 dialogue.carry(self._next(dialogue) if dialogue.pipelining else None)
@@ -150,6 +151,8 @@ class Traffic:
                     self._add(Outcome(parcel.delivery_id, Verdict.PERMANENT, "address: malformed"))
                 else:
                     self._again.append(Errand(parcel, letter))
+        # Noted here: by the time of the wait the pause may be over, and nothing else would end that.
+        self._pausing = self._pausing or not (self._again or self._exhausted)
         return bool(self._again)
 
     def _add_connections(self) -> None:
@@ -193,7 +196,7 @@ class Traffic:
         """Wait for news, so long, or until a deadline; says whether there was any."""
         if seconds is None:
             deadline = min((dialogue.deadline for dialogue in self._dialogues), default=inf)
-            if not self._exhausted and self._pause_until > monotonic():
+            if self._pausing:
                 deadline = min(deadline, self._pause_until)
             seconds = None if deadline == inf else max(0, deadline - monotonic())
         events = self._selector.select(seconds)
