@@ -102,7 +102,13 @@ def pause(channel: str, reason: str | None) -> None:
 @click.command()
 @_CHANNEL
 @_REASON
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait; then exit code 1.")
+@click.option(
+    "--timeout",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for what is in hand, 0 for not at all; then exit code 1.",
+)
 def drain(channel: str, reason: str | None, timeout: float) -> None:
     """Pause a channel, and wait until no worker has any of its deliveries in hand."""
     _pause(channel, reason)
@@ -112,7 +118,7 @@ def drain(channel: str, reason: str | None, timeout: float) -> None:
         with transaction() as session:
             in_hand = control.claimed(session, channel)
         clear = 0 if in_hand else clear + 1
-        if clear < 2 and time.monotonic() > deadline:
+        if in_hand and time.monotonic() >= deadline:
             click.echo(f"{channel} is paused; still in the hands of workers: {in_hand}", err=True)
             sys.exit(1)
         time.sleep(LOOK_EVERY)
