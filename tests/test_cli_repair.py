@@ -108,6 +108,23 @@ def test_replay_puts_failed_deliveries_back(woken: list[str]) -> None:
     assert (1, True) == (gone.exit_code, "could not be put back" in gone.output)
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_replay_of_an_id_that_there_is_not(options: list[str]) -> None:
+    """It is named, with exit code 1; the others are put back. Of a delivery its notification's id is as good."""
+    [lost], [sent] = put_deliveries(status="failed"), put_deliveries(status="sent", parts=None)
+    about, wrong = get_delivery(lost).notification_id, uuid7()
+    ids = [f"--id={id}" for id in (about, sent, wrong)]
+    result = run("replay", *ids, *options)
+    assert (1, "1") == (result.exit_code, result.stdout.split()[0])
+    assert f"{wrong}: there is no such delivery that is failed\n" in result.stderr
+    assert (True, False) == (str(sent) in result.stderr, str(about) in result.stderr)
+
+    asked = keep({"username": "muaddib"}, UnknownRecipient())
+    result = run("replay", "--requests", "--id", str(wrong), "--id", str(asked), *options)
+    assert (1, "1") == (result.exit_code, result.stdout.split()[0])
+    assert f"{wrong}: there is no such request that is failed\n" == result.stderr
+
+
 FILE = {"name": "plan.txt", "content_type": "text/plain", "content": "Q0FOQVJZ"}
 
 
@@ -172,6 +189,25 @@ def test_replay_of_requests_creates_what_was_mended(woken: list[str]) -> None:
     assert ["paul", "paul"] == [row.recipient_id for row in rows(Notification)]
     states = {row.request_id or row.id: (row.status, row.idempotency_key) for row in rows(Request)}
     assert (("created", "loan-1"), ("failed", None)) == (states[mended], states[wrong])
+
+
+def test_replay_keeps_the_time_of_asking() -> None:
+    """Whether it is refused again, as often as it may be, or created."""
+    id = keep({"username": "muaddib"}, UnknownRecipient())
+    asked, seen = ago(days=3), []
+    with transaction() as session:
+        session.execute(update(Request).values(created_at=asked))
+    for _ in range(2):
+        assert "1 put back\n" == run("replay", "--requests").output
+        list(intake.take_waiting(transaction, limit=9, bulk=False, ends=()))
+        [row] = rows(Request)
+        seen.append((row.status, row.created_at))
+    with transaction() as session:
+        recipients.upsert(session, [{"id": "paul", "username": "muaddib"}])
+    run("replay", "--requests", "--id", str(id))
+    list(intake.take_waiting(transaction, limit=9, bulk=False, ends=()))
+    [row] = rows(Request)
+    assert [("failed", asked)] * 2 + [("created", asked)] == [*seen, (row.status, row.created_at)]
 
 
 def test_replay_of_a_conflict_stays_refused() -> None:

@@ -41,11 +41,11 @@ class Failure:
 
 
 def keep(session: Session, failures: Sequence[Failure], *, now: datetime) -> None:
-    """Write these down as failed, inside the caller's transaction; the same one again is the same row."""
+    """Write these down as failed, inside the caller's transaction; the same one again is the same row, of the first time."""
     rows = [_row(failure, now) for failure in failures]
     for row in rows:
         log.warning("request %s is refused: %s", row["request_id"], row["error"])
-    upsert_rows(session, Request, list({row["id"]: row for row in rows}.values()), ["id"])
+    upsert_rows(session, Request, list({row["id"]: row for row in rows}.values()), ["id"], ["created_at"])
 
 
 def _row(failure: Failure, now: datetime) -> dict[str, Any]:

@@ -161,12 +161,12 @@ def replay(of_requests: bool, payload: Path | None, dry_run: bool, yes: bool, **
         _ask_if_many(of_requests, wanted)
     with repair.rehearsal() if dry_run else nullcontext(transaction) as begin:
         if of_requests:
-            done = repair.replay_requests(begin, wanted, now=utcnow(), payload=mended)
+            done = repair.replay_requests(begin, wanted, payload=mended)
         else:
             done = repair.replay_deliveries(begin, wanted, now=utcnow())
     if not dry_run:
         _wake(done, of_requests)
-    _say(done, of_requests, "would be put back" if dry_run else "put back")
+    _say(done, wanted, of_requests, "would be put back" if dry_run else "put back")
 
 
 def _ask_if_many(of_requests: bool, wanted: Wanted) -> None:
@@ -216,7 +216,7 @@ def _wake(done: Replayed, of_requests: bool) -> None:
         handover.wake_pending(bulk=True)
 
 
-def _say(done: Replayed, of_requests: bool, words: str) -> None:
+def _say(done: Replayed, wanted: Wanted, of_requests: bool, words: str) -> None:
     click.echo(f"{done.back} {words}")
     if done.done:
         click.echo(f"{done.done} had been created meanwhile")
@@ -224,5 +224,8 @@ def _say(done: Replayed, of_requests: bool, words: str) -> None:
         click.echo(f"{id} is still refused: {why}", err=True)
     if done.gone:
         click.echo(f"{done.gone} could not be put back: {_GONE[of_requests]}", err=True)
-    if done.refused or done.gone:
+    for id in done.unknown:
+        of = "request" if of_requests else "delivery"
+        click.echo(f"{id}: there is no such {of} that is {' or '.join(wanted.statuses)}", err=True)
+    if done.refused or done.gone or done.unknown:
         raise SystemExit(1)
