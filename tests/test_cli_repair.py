@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import delete, update
 
-from tests.rows import ago, change_delivery, get_delivery, put_deliveries
+from tests.channel import hold
+from tests.rows import THEN, ago, change_delivery, get_delivery, put_deliveries
 from tests.store import NOW, ask, create, enqueue, rows
 from worker import failed, handover, intake, recipients
 from worker.channels import Outcome, Verdict
@@ -71,6 +72,27 @@ def test_deliveries_are_chosen_and_masked() -> None:
     assert "reader@example.com" not in shown
     assert "reader@example.com" in run("deliveries", "--show-addresses").output
     assert "1 shown; there may be more" in run("deliveries", "--limit", "1").output
+
+
+def test_what_waits_for_its_channel_says_so() -> None:
+    """In the list and in the story, while the channel is paused or cut off; of what does not wait, nothing."""
+    [waits], [lost] = put_deliveries(), put_deliveries(status="failed")
+    assert [None, None] == [row["held"] for row in listed("deliveries")]
+    assert "held" not in explained(waits)
+    for state, words in (
+        ({"paused_at": THEN}, "email is paused by an operator since 2026-01-31 12:00:00 UTC"),
+        ({"paused_at": None, "failures": 5, "open_until": ago(hours=-1)}, "cut off by its circuit breaker"),
+    ):
+        hold(**state)
+        shown = " ".join(run("deliveries", "--status", "pending").output.split())
+        assert words in shown
+        assert words not in " ".join(run("deliveries", "--status", "failed").output.split())
+        [story, other] = explained(waits), explained(lost)
+        assert words in story
+        assert "`bellhop resume email` lets it go on" in story
+        assert words not in other
+    states = {row["id"]: row["held"] and row["held"]["state"] for row in listed("deliveries")}
+    assert {str(waits): "cut off", str(lost): None} == states
 
 
 def test_requests_are_chosen() -> None:

@@ -155,7 +155,7 @@ def replay_deliveries(begin: Transaction, wanted: Wanted, *, now: datetime) -> R
     return result
 
 
-def _unknown(session: Session, wanted: Wanted, known: Select[Any]) -> list[UUID]:
+def _unknown(session: Session, wanted: Wanted, known: Select[Any, Any]) -> list[UUID]:
     """Those of the ids asked for that are neither of the two which are selected."""
     found = {id for ids in session.execute(known) for id in ids} if wanted.ids else set()
     return [id for id in wanted.ids if id not in found]

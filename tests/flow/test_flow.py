@@ -196,7 +196,7 @@ def test_the_doctor_finds_what_was_wrong_and_nothing_else(system: System) -> Non
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60, check=False)
     checks = json.loads(done.stdout)
     assert {"requests"} == {check["subject"] for check in checks if not check["ok"]}, done.stdout
-    assert {"settings", "events", "database", "clock", "beat", "broker", "workers", "queues", "mail"} <= {
+    assert {"settings", "events", "database", "clock", "beat", "channel", "broker", "workers", "queues", "mail"} <= {
         check["subject"] for check in checks if check["ok"]
     }
     assert 1 == done.returncode

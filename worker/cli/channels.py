@@ -64,7 +64,7 @@ def _status(channel: str) -> _Status:
         due, oldest = control.waiting(session, channel, now)
         return _Status(
             channel,
-            _state(known, now),
+            hold.state if (hold := control.hold_of(known, now)) else "open",
             known.paused_at,
             known.open_until,
             known.pause_reason if known.paused_at else known.last_error,
@@ -74,14 +74,6 @@ def _status(channel: str) -> _Status:
             control.claimed(session, channel),
             oldest,
         )
-
-
-def _state(known: ChannelState, now: datetime) -> str:
-    if known.paused_at:
-        return "paused"
-    if known.open_until:
-        return "cut off" if known.open_until > now else "probing"
-    return "open"
 
 
 def _words(one: _Status) -> str:
