@@ -58,8 +58,16 @@ def test_drain_waits_for_what_is_in_hand(monkeypatch: pytest.MonkeyPatch) -> Non
     late = run("drain", "email", "--timeout", "0.05")
     assert (1, "paused") == (late.exit_code, status()["state"])
     assert "in the hands of workers: 1" in late.stderr
+    assert 1 == run("drain", "email", "--timeout", "0").exit_code
     change_delivery(id, status="sent")
-    assert 0 == run("drain", "email", "--timeout", "5").exit_code
+    for seconds in ("0", "5"):
+        assert 0 == run("drain", "email", "--timeout", seconds).exit_code
+
+
+def test_a_drain_that_waits_for_less_than_nothing_is_refused() -> None:
+    """Before anything is changed."""
+    assert 2 == run("drain", "email", "--timeout", "-1").exit_code
+    assert "open" == status()["state"]
 
 
 def test_a_channel_that_there_is_not_is_a_usage_error() -> None:

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import delete, update
 
-from tests.rows import ago, change_delivery, get_delivery, put_deliveries
+from tests.channel import hold
+from tests.rows import THEN, ago, change_delivery, get_delivery, put_deliveries
 from tests.store import NOW, ask, create, enqueue, rows
 from worker import failed, handover, intake, recipients
 from worker.channels import Outcome, Verdict
@@ -73,6 +74,27 @@ def test_deliveries_are_chosen_and_masked() -> None:
     assert "1 shown; there may be more" in run("deliveries", "--limit", "1").output
 
 
+def test_what_waits_for_its_channel_says_so() -> None:
+    """In the list and in the story, while the channel is paused or cut off; of what does not wait, nothing."""
+    [waits], [lost] = put_deliveries(), put_deliveries(status="failed")
+    assert [None, None] == [row["held"] for row in listed("deliveries")]
+    assert "held" not in explained(waits)
+    for state, words in (
+        ({"paused_at": THEN}, "email is paused by an operator since 2026-01-31 12:00:00 UTC"),
+        ({"paused_at": None, "failures": 5, "open_until": ago(hours=-1)}, "cut off by its circuit breaker"),
+    ):
+        hold(**state)
+        shown = " ".join(run("deliveries", "--status", "pending").output.split())
+        assert words in shown
+        assert words not in " ".join(run("deliveries", "--status", "failed").output.split())
+        [story, other] = explained(waits), explained(lost)
+        assert words in story
+        assert "`bellhop resume email` lets it go on" in story
+        assert words not in other
+    states = {row["id"]: row["held"] and row["held"]["state"] for row in listed("deliveries")}
+    assert {str(waits): "cut off", str(lost): None} == states
+
+
 def test_requests_are_chosen() -> None:
     """Those that failed say why; what was asked is shown only when asked for."""
     create(ask("paul"))
@@ -106,6 +128,23 @@ def test_replay_puts_failed_deliveries_back(woken: list[str]) -> None:
     change_delivery(other, parts=None)
     gone = run("replay")
     assert (1, True) == (gone.exit_code, "could not be put back" in gone.output)
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_replay_of_an_id_that_there_is_not(options: list[str]) -> None:
+    """It is named, with exit code 1; the others are put back. Of a delivery its notification's id is as good."""
+    [lost], [sent] = put_deliveries(status="failed"), put_deliveries(status="sent", parts=None)
+    about, wrong = get_delivery(lost).notification_id, uuid7()
+    ids = [f"--id={id}" for id in (about, sent, wrong)]
+    result = run("replay", *ids, *options)
+    assert (1, "1") == (result.exit_code, result.stdout.split()[0])
+    assert f"{wrong}: there is no such delivery that is failed\n" in result.stderr
+    assert (True, False) == (str(sent) in result.stderr, str(about) in result.stderr)
+
+    asked = keep({"username": "muaddib"}, UnknownRecipient())
+    result = run("replay", "--requests", "--id", str(wrong), "--id", str(asked), *options)
+    assert (1, "1") == (result.exit_code, result.stdout.split()[0])
+    assert f"{wrong}: there is no such request that is failed\n" == result.stderr
 
 
 FILE = {"name": "plan.txt", "content_type": "text/plain", "content": "Q0FOQVJZ"}
@@ -172,6 +211,25 @@ def test_replay_of_requests_creates_what_was_mended(woken: list[str]) -> None:
     assert ["paul", "paul"] == [row.recipient_id for row in rows(Notification)]
     states = {row.request_id or row.id: (row.status, row.idempotency_key) for row in rows(Request)}
     assert (("created", "loan-1"), ("failed", None)) == (states[mended], states[wrong])
+
+
+def test_replay_keeps_the_time_of_asking() -> None:
+    """Whether it is refused again, as often as it may be, or created."""
+    id = keep({"username": "muaddib"}, UnknownRecipient())
+    asked, seen = ago(days=3), []
+    with transaction() as session:
+        session.execute(update(Request).values(created_at=asked))
+    for _ in range(2):
+        assert "1 put back\n" == run("replay", "--requests").output
+        list(intake.take_waiting(transaction, limit=9, bulk=False, ends=()))
+        [row] = rows(Request)
+        seen.append((row.status, row.created_at))
+    with transaction() as session:
+        recipients.upsert(session, [{"id": "paul", "username": "muaddib"}])
+    run("replay", "--requests", "--id", str(id))
+    list(intake.take_waiting(transaction, limit=9, bulk=False, ends=()))
+    [row] = rows(Request)
+    assert [("failed", asked)] * 2 + [("created", asked)] == [*seen, (row.status, row.created_at)]
 
 
 def test_replay_of_a_conflict_stays_refused() -> None:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine
 
-from tests.rows import ago, put_deliveries
+from tests.channel import hold
+from tests.rows import THEN, ago, change_delivery, put_deliveries
 from tests.servers import RedisTestServer, free_port
 from tests.smtp_servers import real_server
 from tests.store import ask, enqueue, undone
@@ -113,6 +114,37 @@ def test_neglect_is_found(engine: Engine, configure: Configure, broker: Any, mon
         found = findings()
         assert "nobody takes from bulk" == found["queues"]
         assert not {"beat", "workers", "mail"} & set(found)
+
+
+def told() -> list[tuple[str, str]]:
+    """What is said of the channel and of the deliveries, with what to do about it."""
+    found = {check.subject: (check.words, check.advice) for check in doctor._database()}
+    return [found["channel"], found["deliveries"]]
+
+
+@pytest.mark.usefixtures("catalogue", "engine")
+def test_a_channel_that_is_held_back_is_found() -> None:
+    """By whom and how it goes on; what waits for it asks for no workers. One that only has to try is in order."""
+    [id] = put_deliveries()
+    assert [("email may send", ""), ("1 wait, the oldest due for 60 s", "")] == told()
+    hold(paused_at=THEN)
+    words, advice = told()[0]
+    assert "email is paused by an operator since 2026-01-31 12:00:00 UTC" == words
+    assert "`bellhop resume email` lets it go on" in advice
+    assert ("1 wait, the oldest due for 60 s", "") == told()[1]
+    change_delivery(id, due_at=ago(hours=2))
+    assert "they wait until email may send, see above" == told()[1][1]
+
+    hold(paused_at=None, failures=5, opened=1, open_until=THEN + timedelta(days=36500))
+    words, advice = told()[0]
+    assert "email is cut off by its circuit breaker (failures of its server in a row: 5)" in words
+    assert "the next try is at 2126-01-07 12:00:00 UTC" in words
+    assert "`bellhop resume email` tries at once" in advice
+    assert "they wait until email may send, see above" == told()[1][1]
+
+    hold(open_until=ago(hours=1))
+    assert (True, "") == ("the next try is by the next delivery" in told()[0][0], told()[0][1])
+    assert "start more workers" in told()[1][1]
 
 
 def test_a_silent_beat_is_found(engine: Engine) -> None:

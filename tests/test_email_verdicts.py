@@ -183,6 +183,7 @@ def test_international_addresses_need_smtputf8() -> None:
         ("jane+news@example.com", "mailbox jane is full (jane+news@example.com)", ["jane", "news"]),
         ('"jane doe"@example.com', 'no "jane doe"@example.com: jane doe is away', ["jane", "doe"]),
         ("jane@bücher.example", "no <jane@xn--bcher-kva.example>", ["jane"]),
+        ("jane@example.com", "<jane> unknown, nor <jane@example.com>jane", ["jane"]),
         ("jane@example.com", "try someone.else@example.net, or sales@[192.0.2.1]", ["someone", "else@", "sales"]),
     ],
 )
@@ -195,6 +196,7 @@ def test_no_detail_holds_an_address(step: str, code: int, address: str, words: s
     if code > 250 or step == "content":
         assert "5.1.1" in outcome.detail
         assert "<address>" in outcome.detail
+        assert not [brackets for brackets in ("<<", ">>") if brackets in outcome.detail]
 
 
 def test_a_detail_is_short_and_printable() -> None:

@@ -18,6 +18,7 @@ from worker.errors import (
     StoreUnavailable,
     UnexpectedError,
     UnknownEvent,
+    UnknownRecipient,
 )
 from worker.failed import Failure
 from worker.ids import uuid7
@@ -82,6 +83,15 @@ def test_a_refused_request_is_kept(request_: Any, error: type[Exception]) -> Non
     if isinstance(request_, dict) and len(request_) > 1:
         assert UUID(request_["id"]) == row.request_id
     assert [] == rows(Notification)
+
+
+def test_what_is_refused_again_was_asked_the_first_time() -> None:
+    """Its error is the last one's."""
+    request, first = wire({"username": "muaddib"}), ago(days=3)
+    for moment, error in ((first, UnknownRecipient("to.0: unknown")), (ago(), InvalidContext("context: wrong"))):
+        with transaction() as session:
+            failed.keep(session, [Failure(request, error)], now=moment)
+    assert [(first, "InvalidContext: context: wrong")] == [(row.created_at, row.error) for row in letters()]
 
 
 @pytest.mark.parametrize("arguments", [{"requst": {"to": "a"}}, {"request": 1, "more": 2}, {"requests": "a"}, {}])

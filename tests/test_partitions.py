@@ -7,12 +7,13 @@ from inspect import signature
 from itertools import product
 from pathlib import Path
 from random import Random
+from threading import Event, Thread
 from typing import Any
 from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, delete, select, text
+from sqlalchemy import Engine, delete, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -20,8 +21,8 @@ from tests import test_cancel, test_create_once, test_deliver, test_erase, test_
 from tests.conftest import use
 from tests.databases import Databases
 from tests.rows import count, put_notifications
-from tests.servers import PostgresServer
-from tests.store import rows
+from tests.servers import PostgresServer, wait_until
+from tests.store import ask, create, listed, rows
 from worker import partitions
 from worker.cli import cli
 from worker.database import Transaction, make_engine, transaction, utcnow
@@ -215,6 +216,70 @@ def test_what_is_in_use_is_not_divided(postgres_engine: Engine, monkeypatch: pyt
             divide()
     assert ([], {*ids}) == (known(), left())
     divide()
+
+
+def test_what_refers_to_them_may_be_in_use_too(postgres_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds a table of what refers to the two is waited for no longer; nothing has changed."""
+    monkeypatch.setattr(dividing, "LOCK_SECONDS", 0.05)
+    with transaction() as other:
+        other.scalars(select(Attempt)).all()
+        with pytest.raises(TablesInUse):
+            divide()
+    assert [] == known()
+
+
+def test_two_that_wait_for_each_other(postgres_engine: Engine) -> None:
+    """A transaction that has emails and then wants notifications goes on where the tables are given up for it."""
+    [id] = put(1, status="sent")
+    held, refused = Event(), list[Exception]()
+
+    def try_to_divide() -> None:
+        held.wait(10)
+        with pytest.raises(TablesInUse) as told:
+            divide()
+        refused.append(told.value)
+
+    thread = Thread(target=try_to_divide)
+    thread.start()
+    with transaction() as session:
+        session.execute(text("SET LOCAL deadlock_timeout = '60s'"))  # so that it is the other who gives up
+        session.execute(update(Delivery).values(attempts=2))
+        held.set()
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+        wait_until(lambda: others(waits) == 1, 10, "it waits for the emails")
+        assert [id] == [row.id for row in session.scalars(select(Notification))]
+    thread.join(10)
+    assert ([TablesInUse], []) == ([type(error) for error in refused], known())
+
+
+def others(question: str) -> int:
+    """A number that another connection is told."""
+    with transaction() as session:
+        return int(session.scalar(text(question)) or 0)
+
+
+def test_workers_that_are_up_wait(postgres_engine: Engine) -> None:
+    """What they create and read meanwhile is done afterwards, on the divided tables, by the same connections."""
+    asked, stop = list[UUID](), Event()
+
+    def go_on() -> None:
+        while not stop.is_set():
+            create(request := ask({"id": "reader", "email": "reader@example.org"}), now=utcnow())
+            asked.append(request.id)
+            listed("reader")
+
+    threads = [Thread(target=go_on) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(asked) > 20, 10, "something goes on")
+    divide(utcnow())
+    before = len(asked)
+    wait_until(lambda: len(asked) > before + 20, 10, "it goes on")
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(asked) == sorted(row.request_id for row in rows(Notification))
+    assert len(asked) == count(Delivery)
 
 
 def test_sqlite_has_no_partitions(configure: Configure, migrated_sqlite: Path, tmp_path: Path) -> None:

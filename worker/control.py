@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, or_, select, update
@@ -46,6 +47,46 @@ def is_open() -> ColumnElement[bool]:
 def states(session: Session) -> dict[str, ChannelState]:
     """The channels that anything was ever noted of, by name."""
     return {state.name: state for state in session.scalars(select(ChannelState).order_by(ChannelState.name))}
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps a channel from sending."""
+
+    channel: str
+    state: Literal["paused", "cut off", "probing"]
+    """By an operator; by the breaker; by the breaker until the next delivery, which tries the server."""
+    since: datetime | None
+    """When it was paused."""
+    until: datetime | None
+    """Cut off until then."""
+    failures: int
+    """How often in a row its server could not be used."""
+
+    @property
+    def words(self) -> str:
+        """As it is told; times are in UTC."""
+        if self.state == "paused":
+            return f"{self.channel} is paused by an operator since {self.since:%Y-%m-%d %H:%M:%S} UTC"
+        cut_off = f"{self.channel} is cut off by its circuit breaker (failures of its server in a row: {self.failures})"
+        tries = "by the next delivery" if self.state == "probing" else f"at {self.until:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{cut_off}; the next try is {tries}"
+
+
+def hold_of(state: ChannelState, now: datetime) -> Hold | None:
+    """What keeps the channel from sending; None where nothing does."""
+    if state.paused_at:
+        return Hold(state.name, "paused", state.paused_at, state.open_until, state.failures)
+    if state.open_until:
+        kind: Literal["cut off", "probing"] = "cut off" if state.open_until > now else "probing"
+        return Hold(state.name, kind, None, state.open_until, state.failures)
+    return None
+
+
+def holds(session: Session, now: datetime) -> dict[str, Hold]:
+    """What keeps channels from sending, by their names."""
+    found = (hold_of(state, now) for state in states(session).values())
+    return {hold.channel: hold for hold in found if hold}
 
 
 # --- The operator's pause ---

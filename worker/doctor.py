@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from worker import control
+from worker.channels import CHANNELS
 from worker.channels.email import EmailChannel
 from worker.channels.smtp import Failure
 from worker.client import PublishError
+from worker.control import Hold
 from worker.database import UNAVAILABLE, check_schema, get_engine, head, transaction, utcnow
 from worker.errors import BellhopError
 from worker.events import get_events
@@ -92,7 +95,11 @@ def _database() -> Iterator[Check]:
             yield _clock(session)
         now = utcnow()
         yield _beat(session, now)
-        yield from _backlog(session, now)
+        holds = control.holds(session, now)
+        yield from (_channel(name, holds.get(name)) for name in sorted(CHANNELS))
+        yield _deliveries(session, holds, now)
+        yield _failed(session, now)
+        yield _requests(session, now)
 
 
 def _clock(session: Session) -> Check:
@@ -121,20 +128,37 @@ def _ago(age: timedelta) -> str:
     return f"{seconds} s"
 
 
-def _backlog(session: Session, now: datetime) -> Iterator[Check]:
+def _channel(name: str, hold: Hold | None) -> Check:
+    if hold is None:
+        return Check("channel", f"{name} may send")
+    if hold.state == "paused":
+        return Check("channel", hold.words, f"`bellhop status` says why; `bellhop resume {name}` lets it go on")
+    # What tries its server with the next delivery may be well again: nothing was sent since.
+    advice = f"`bellhop status` says why; mend it, then `bellhop resume {name}` tries at once"
+    return Check("channel", hold.words, advice if hold.state == "cut off" else "")
+
+
+def _deliveries(session: Session, holds: Mapping[str, Hold], now: datetime) -> Check:
     due = Delivery.status == "pending", Delivery.due_at <= now
-    oldest = session.scalar(select(func.min(Delivery.due_at)).where(*due))
-    age = now - oldest if oldest else timedelta(0)
+    oldest = select(Delivery.channel, func.min(Delivery.due_at)).where(*due).group_by(Delivery.channel)
+    ages = {channel: now - due_at for channel, due_at in session.execute(oldest)}
     waiting = _count(session, Delivery, Delivery.status == "pending")
-    words = f"{waiting} wait" + (f", the oldest due for {_ago(age)}" if oldest else ", none is due")
-    late = "start more workers of the queues email_high and email; `bellhop deliveries --status pending` says why"
-    yield Check("deliveries", words, late if age > LATE else "")
-    yield _failed(session, now)
+    words = f"{waiting} wait" + (f", the oldest due for {_ago(max(ages.values()))}" if ages else ", none is due")
+    late = {channel for channel, age in ages.items() if age > LATE}
+    held = {channel for channel, hold in holds.items() if hold.state != "probing"}
+    if late - held:
+        advice = "start more workers of the queues email_high and email; `bellhop deliveries --status pending` says why"
+    else:
+        advice = f"they wait until {' and '.join(sorted(late))} may send, see above" if late else ""
+    return Check("deliveries", words, advice)
+
+
+def _requests(session: Session, now: datetime) -> Check:
     asked = _count(session, Request, Request.status == "failed")
     lately = _count(session, Request, Request.status == "failed", Request.created_at > now - LATELY)
     mend = "`bellhop requests --status failed` says why; mend it, then `bellhop replay --requests`"
     words = f"{_count(session, Request, Request.status == 'pending')} wait, {asked} failed, {lately} of them lately"
-    yield Check("requests", words, mend if lately else "")
+    return Check("requests", words, mend if lately else "")
 
 
 def _failed(session: Session, now: datetime) -> Check:

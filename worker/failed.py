@@ -41,11 +41,14 @@ class Failure:
 
 
 def keep(session: Session, failures: Sequence[Failure], *, now: datetime) -> None:
-    """Write these down as failed, inside the caller's transaction; the same one again is the same row."""
+    """Write these down as failed, inside the caller's transaction.
+
+    The same one again is the same row, which keeps the time of the first.
+    """
     rows = [_row(failure, now) for failure in failures]
     for row in rows:
         log.warning("request %s is refused: %s", row["request_id"], row["error"])
-    upsert_rows(session, Request, list({row["id"]: row for row in rows}.values()), ["id"])
+    upsert_rows(session, Request, list({row["id"]: row for row in rows}.values()), ["id"], ["created_at"])
 
 
 def _row(failure: Failure, now: datetime) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Replayed:
     """What they are to be made of is no longer there."""
     done: int = 0
     """Requests that have been created meanwhile."""
+    unknown: Sequence[UUID] = ()
+    """Ids that were asked for, and that nothing has which could be put back."""
     refused: dict[UUID, str] = field(default_factory=dict)
     """Requests that are still no good, and why."""
     bulk: bool = False
@@ -142,13 +144,21 @@ def replay_deliveries(begin: Transaction, wanted: Wanted, *, now: datetime) -> R
     result = Replayed()
     with begin() as session:
         _back, result.gone = count_deliveries(session, wanted)
-        which = and_(*_which(wanted), Delivery.status.in_(DELIVERIES_BACK), contents.kept(session))
+        failed = and_(*_which(wanted), Delivery.status.in_(DELIVERIES_BACK))
+        which = and_(failed, contents.kept(session))
+        result.unknown = _unknown(session, wanted, select(Delivery.id, Delivery.notification_id).where(failed))
     last = BATCH
     while last == BATCH:
         with begin() as session:
             last = _put_back(session, which, now)
         result.back += last
     return result
+
+
+def _unknown(session: Session, wanted: Wanted, known: Select[Any, Any]) -> list[UUID]:
+    """Those of the ids asked for that are neither of the two which are selected."""
+    found = {id for ids in session.execute(known) for id in ids} if wanted.ids else set()
+    return [id for id in wanted.ids if id not in found]
 
 
 def _put_back(session: Session, which: ColumnElement[bool], now: datetime) -> int:
@@ -171,26 +181,29 @@ def _put_back(session: Session, which: ColumnElement[bool], now: datetime) -> in
     return len(found)
 
 
-def replay_requests(
-    begin: Transaction, wanted: Wanted, *, now: datetime, payload: dict[str, Any] | None = None
-) -> Replayed:
+def replay_requests(begin: Transaction, wanted: Wanted, *, payload: dict[str, Any] | None = None) -> Replayed:
     """Have failed requests created after all; one that is still no request stays failed, with its error.
+
+    Each stays asked at the time at which it was.
 
     `payload`: what is asked instead, of one that had to be mended; its id and, if the new one names none, key stay.
     """
     result, last = Replayed(), UUID(int=0)
-    some = _requests(wanted).where(Request.status == "failed").order_by(Request.id).limit(BATCH)
+    failed = _requests(wanted).where(Request.status == "failed")
+    some = failed.order_by(Request.id).limit(BATCH)
+    with begin() as session:
+        result.unknown = _unknown(session, wanted, failed.with_only_columns(Request.id, Request.request_id))
     while True:
         with begin() as session:
             rows = session.scalars(some.where(Request.id > last).with_for_update(skip_locked=True)).all()
             for row in rows:
-                _ask_again(session, row, payload, result, now)
+                _ask_again(session, row, payload, result)
         if not rows:
             return result
         last = rows[-1].id
 
 
-def _ask_again(session: Session, row: Request, mended: dict[str, Any] | None, result: Replayed, now: datetime) -> None:
+def _ask_again(session: Session, row: Request, mended: dict[str, Any] | None, result: Replayed) -> None:
     if row.payload is None and mended is None:
         result.gone += 1
         return
@@ -201,7 +214,7 @@ def _ask_again(session: Session, row: Request, mended: dict[str, Any] | None, re
             row.fingerprint = request.fingerprint() if mended else row.fingerprint
             result.back, result.bulk = result.back + 1, result.bulk or row.bulk
             return
-        pending.enqueue(session, request, now=now)
+        pending.enqueue(session, request, now=row.created_at)
     except BellhopError as error:
         row.error = describe(error)
         result.refused[row.request_id or row.id] = row.error

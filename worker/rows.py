@@ -271,13 +271,19 @@ def insert_new(session: Session, model: type[Base]) -> Insert:
     return statement.execution_options(render_nulls=True)
 
 
-def upsert_rows(session: Session, model: type[Base], rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Insert many rows in one statement; where a row with the same keys is there, replace its other values."""
+def upsert_rows(
+    session: Session,
+    model: type[Base],
+    rows: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+    kept: Sequence[str] = (),
+) -> None:
+    """Insert many rows in one statement; where a row with the same keys is there, replace its values but those kept."""
     if not rows:
         return
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(model)
-    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    others = {name: statement.excluded[name] for name in rows[0] if name not in (*keys, *kept)}
     if others:
         statement = statement.on_conflict_do_update(index_elements=keys, set_=others)
     else:

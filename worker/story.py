@@ -1,14 +1,16 @@
 """Use case: the whole story of one notification, delivery or request, as JSON."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from worker import contents
+from worker import contents, control
 from worker.channels.mime import message_id
+from worker.database import utcnow
 from worker.models import Attempt, Delivery, Notification, PurgeRun, Request, Suppression
 from worker.settings import get_settings
 from worker.tables import Base
@@ -94,11 +96,13 @@ def _delivery(session: Session, row: Delivery) -> dict[str, Any]:
     history = select(Attempt).where(Attempt.delivery_id == row.id).order_by(Attempt.at, Attempt.id)
     address = (row.address or "").lower()
     suppressed = session.get(Suppression, (row.channel, address))
+    hold = control.holds(session, utcnow()).get(row.channel) if row.status == "pending" else None
     return _columns(row, _OF_DELIVERY) | {
         "address": mask(row.address),
         "kept": bool(session.scalar(select(contents.kept(session)).where(Delivery.id == row.id))),
         "message_id": message_id(row.id, get_settings().email_from) if row.channel == "email" else None,
         "suppressed": suppressed and _columns(suppressed, ("reason", "created_at")),
+        "held": hold and asdict(hold),
         "history": [_columns(one, _OF_ATTEMPT) for one in session.scalars(history)],
     }
 

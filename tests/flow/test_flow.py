@@ -212,7 +212,7 @@ def test_the_doctor_finds_what_was_wrong_and_nothing_else(system: System) -> Non
     assert found
     checks, code = found
     assert {"requests"} == {check["subject"] for check in checks if not check["ok"]}, checks
-    assert {"settings", "events", "database", "clock", "beat", "broker", "workers", "queues", "mail"} <= {
+    assert {"settings", "events", "database", "clock", "beat", "channel", "broker", "workers", "queues", "mail"} <= {
         check["subject"] for check in checks if check["ok"]
     }
     assert 1 == code

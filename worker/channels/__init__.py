@@ -1,7 +1,8 @@
 """Channels carry a rendered notification out of the house; the in-app inbox needs none, its row is the delivery.
 
-A channel is any object with the shape of `Channel`. To add one, write `worker/channels/<name>.py` and name its
-factory in `CHANNELS`.
+A channel is any object with the shape of `Channel`. To send emails otherwise than by SMTP, name its factory in
+`CHANNELS` as `email`, in a module that the worker is started with: `examples/email_by_http.py` is one. Under any other
+name it would get no deliveries: they are made for email alone (README.md says what a further channel needs besides).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -272,5 +272,5 @@ def _without_address(words: str, address: str) -> str:
     if "@" in line or not shortest or shortest.lower() in line.lower():
         for name in filter(None, (address, local, local.strip('"'), local.partition("+")[0])):
             line = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "<address>", line, flags=re.IGNORECASE)
-        line = re.sub("(<address>)+", "<address>", _ADDRESS.sub("<address>", line))
+        line = re.sub("<?(<address>)+>?", "<address>", _ADDRESS.sub("<address>", line))
     return " ".join(line.split())[:_DETAIL]

@@ -64,7 +64,7 @@ def _status(channel: str) -> _Status:
         due, oldest = control.waiting(session, channel, now)
         return _Status(
             channel,
-            _state(known, now),
+            hold.state if (hold := control.hold_of(known, now)) else "open",
             known.paused_at,
             known.open_until,
             known.pause_reason if known.paused_at else known.last_error,
@@ -74,14 +74,6 @@ def _status(channel: str) -> _Status:
             control.claimed(session, channel),
             oldest,
         )
-
-
-def _state(known: ChannelState, now: datetime) -> str:
-    if known.paused_at:
-        return "paused"
-    if known.open_until:
-        return "cut off" if known.open_until > now else "probing"
-    return "open"
 
 
 def _words(one: _Status) -> str:
@@ -102,7 +94,13 @@ def pause(channel: str, reason: str | None) -> None:
 @click.command()
 @_CHANNEL
 @_REASON
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait; then exit code 1.")
+@click.option(
+    "--timeout",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for what is in hand, 0 for not at all; then exit code 1.",
+)
 def drain(channel: str, reason: str | None, timeout: float) -> None:
     """Pause a channel, and wait until no worker has any of its deliveries in hand."""
     _pause(channel, reason)
@@ -112,7 +110,7 @@ def drain(channel: str, reason: str | None, timeout: float) -> None:
         with transaction() as session:
             in_hand = control.claimed(session, channel)
         clear = 0 if in_hand else clear + 1
-        if clear < 2 and time.monotonic() > deadline:
+        if in_hand and time.monotonic() >= deadline:
             click.echo(f"{channel} is paused; still in the hands of workers: {in_hand}", err=True)
             sys.exit(1)
         time.sleep(LOOK_EVERY)

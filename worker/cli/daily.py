@@ -34,7 +34,10 @@ def init_db() -> None:
 
 @click.command()
 def partition() -> None:
-    """Divide the big tables into months, so that the purge can drop them; PostgreSQL only. Stop the workers first."""
+    """Divide the big tables into months, so that the purge can drop them; PostgreSQL only.
+
+    Whoever wants them waits until it is done: for more than some seconds, stop the workers first.
+    """
     check_schema(get_engine())
     done = partitions.convert(transaction, now=utcnow())
     said = "are now" if done.changed else "were already"

@@ -8,6 +8,7 @@ import click
 from rich.text import Text
 
 from worker.cli.shared import console, echo_json, when
+from worker.control import Hold
 from worker.database import check_schema, get_engine, transaction
 from worker.repair import REPLAYED
 from worker.story import explain as look
@@ -123,5 +124,7 @@ def _of_delivery(one: dict[str, Any]) -> Iterator[tuple[int, str]]:
         yield 2, f"sent     {when(one['sent_at'])} UTC at try {one['attempts']}, Message-ID {one['message_id']}"
     elif one["status"] in ("pending", "sending"):
         yield 2, f"due      {when(one['due_at'])} UTC, {one['attempts']} tries so far"
+    if one["held"]:
+        yield 2, f"held     {Hold(**one['held']).words}; `bellhop resume {one['channel']}` lets it go on"
     if one["suppressed"]:
         yield 2, f"address  suppressed since {when(one['suppressed']['created_at'])}: {one['suppressed']['reason']}"

@@ -1,8 +1,9 @@
 """Commands that look through deliveries and requests, and put back those that failed."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,9 @@ import click
 from rich.padding import Padding
 from rich.text import Text
 
-from worker import repair
+from worker import control, repair
 from worker.cli.shared import Moment, console, echo_json, when
+from worker.control import Hold
 from worker.database import check_schema, get_engine, transaction, utcnow
 from worker.repair import Replayed, Wanted
 from worker.story import mask
@@ -63,7 +65,8 @@ def deliveries(limit: int, show_addresses: bool, as_json: bool, **chosen: Any) -
     check_schema(get_engine())
     with transaction() as session:
         found = repair.deliveries(session, Wanted(**chosen), limit)
-    shown = [_of_delivery(*row, show_addresses=show_addresses) for row in found]
+        holds = control.holds(session, utcnow())
+    shown = [_of_delivery(*row, holds=holds, show_addresses=show_addresses) for row in found]
     if as_json:
         echo_json(shown)
         return
@@ -73,6 +76,8 @@ def deliveries(limit: int, show_addresses: bool, as_json: bool, **chosen: Any) -
         tries = f"{one['attempts']} {'try' if one['attempts'] == 1 else 'tries'}"
         _show(one["id"], status, one["sent_at"] or one["due_at"])
         _tell(_named(about, " ", one["address"]) + _named(f", {tries}", ": ", one["last_error"]))
+        if one["held"]:
+            _tell(Hold(**one["held"]).words)
     _say_rest(len(shown), limit)
 
 
@@ -89,11 +94,15 @@ def _tell(words: str) -> None:
     console.print(Padding(Text(words), (0, 0, 0, 4), expand=False))
 
 
-def _of_delivery(row: Any, event: str | None, recipient_id: str, *, show_addresses: bool) -> dict[str, Any]:
+def _of_delivery(
+    row: Any, event: str | None, recipient_id: str, *, holds: Mapping[str, Hold], show_addresses: bool
+) -> dict[str, Any]:
     names = ("id", "notification_id", "channel", "status", "reason", "attempts", "due_at", "sent_at", "last_error")
     told = {name: getattr(row, name) for name in names}
     address = row.address if show_addresses else mask(row.address)
-    return {**told, "event_config_name": event, "recipient_id": recipient_id, "address": address}
+    hold = holds.get(row.channel) if row.status == "pending" else None
+    about = {"event_config_name": event, "recipient_id": recipient_id, "address": address}
+    return {**told, **about, "held": hold and asdict(hold)}
 
 
 def _say_rest(shown: int, limit: int) -> None:
@@ -161,12 +170,12 @@ def replay(of_requests: bool, payload: Path | None, dry_run: bool, yes: bool, **
         _ask_if_many(of_requests, wanted)
     with repair.rehearsal() if dry_run else nullcontext(transaction) as begin:
         if of_requests:
-            done = repair.replay_requests(begin, wanted, now=utcnow(), payload=mended)
+            done = repair.replay_requests(begin, wanted, payload=mended)
         else:
             done = repair.replay_deliveries(begin, wanted, now=utcnow())
     if not dry_run:
         _wake(done, of_requests)
-    _say(done, of_requests, "would be put back" if dry_run else "put back")
+    _say(done, wanted, of_requests, "would be put back" if dry_run else "put back")
 
 
 def _ask_if_many(of_requests: bool, wanted: Wanted) -> None:
@@ -216,7 +225,7 @@ def _wake(done: Replayed, of_requests: bool) -> None:
         handover.wake_pending(bulk=True)
 
 
-def _say(done: Replayed, of_requests: bool, words: str) -> None:
+def _say(done: Replayed, wanted: Wanted, of_requests: bool, words: str) -> None:
     click.echo(f"{done.back} {words}")
     if done.done:
         click.echo(f"{done.done} had been created meanwhile")
@@ -224,5 +233,8 @@ def _say(done: Replayed, of_requests: bool, words: str) -> None:
         click.echo(f"{id} is still refused: {why}", err=True)
     if done.gone:
         click.echo(f"{done.gone} could not be put back: {_GONE[of_requests]}", err=True)
-    if done.refused or done.gone:
+    for id in done.unknown:
+        of = "request" if of_requests else "delivery"
+        click.echo(f"{id}: there is no such {of} that is {' or '.join(wanted.statuses)}", err=True)
+    if done.refused or done.gone or done.unknown:
         raise SystemExit(1)

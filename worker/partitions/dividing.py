@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -44,17 +44,25 @@ def convert(begin: Transaction, *, now: datetime) -> Converted:
     """Partition the tables by month; harmless where they are.
 
     All rows are copied while nobody else can use the tables, and need room twice meanwhile.
-    Raises InvalidSettings on SQLite, and TablesInUse where somebody does not let go of them; nothing has changed then.
+    Raises InvalidSettings on SQLite, and TablesInUse where somebody does not let go of them, or of what refers to them;
+    nothing has changed then.
     """
+    try:
+        result = _converted(begin, now)
+    except OperationalError as error:
+        if isinstance(error.orig, LockNotAvailable | DeadlockDetected):
+            raise TablesInUse from None
+        raise
+    if result.changed:
+        analyze(begin)
+    return result
+
+
+def _converted(begin: Transaction, now: datetime) -> Converted:
     with begin() as session:
         if session.get_bind().dialect.name != "postgresql":
             raise InvalidSettings("DATABASE_URL: only PostgreSQL has partitions; SQLite keeps its tables as they are")
-        try:
-            lock(session, LOCK_SECONDS)
-        except OperationalError as error:
-            if isinstance(error.orig, LockNotAvailable):
-                raise TablesInUse from None
-            raise
+        lock(session, LOCK_SECONDS)
         changed = not is_partitioned(session, TABLES[0])
         _replace_references(session)
         if changed:
@@ -65,10 +73,7 @@ def convert(begin: Transaction, *, now: datetime) -> Converted:
             for name in TABLES:
                 _move_back(session, name)
         _follow(session)
-        result = Converted(len(months(session)), changed)
-    if changed:
-        analyze(begin)
-    return result
+        return Converted(len(months(session)), changed)
 
 
 def analyze(begin: Transaction) -> None:
