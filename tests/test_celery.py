@@ -300,6 +300,7 @@ def test_a_worker_refuses_an_older_schema(tmp_path: Path) -> None:
         ({"DATABASE_URL": "mysql://somewhere"}, "DATABASE_URL: postgresql:// or sqlite:/// only"),
         ({"DATABASE_URL": f"postgresql://name:{CANARY}@127.0.0.1:1/x"}, "the database could not be reached"),
         ({"CONFIG_DIR": "/nowhere"}, "set CONFIG_DIR to the folder that holds events.toml"),
+        ({"TEMPLATES_DIR": "/nowhere"}, "TEMPLATES_DIR: no such folder"),
     ],
 )
 def test_a_worker_refuses_what_cannot_work(tmp_path: Path, settings: dict[str, str], words: str) -> None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.errors import InvalidSettings
@@ -15,6 +15,8 @@ from worker.signing import Keys
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+Folder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+"""Empty: none."""
 
 
 def _crontab(value: str) -> str:
@@ -67,10 +69,10 @@ class Settings(BaseSettings):
     default_lang: str = "en"
     langs: str = ""
     """The languages that `bellhop lint` wants of every event, with commas between; empty: those of any event."""
-    config_dir: Path | None = None
-    """Holds events.toml; absent: `config` of the working directory, else the one shipped in the package."""
-    templates_dir: Path | None = None
-    """Absent: `templates` of the working directory, else the ones shipped in the package."""
+    config_dir: Folder = None
+    """Holds events.toml; absent: `config` of the working directory where that does, else the one in the package."""
+    templates_dir: Folder = None
+    """Absent: `templates` of the working directory where it is Bellhop's, else the ones in the package."""
     templates_reload: bool = False
     """Look for changed templates and event configs before each creation; for development. Else: at SIGHUP."""
 
@@ -158,16 +160,11 @@ def get_settings() -> Settings:
         raise InvalidSettings("; ".join(_complaint(e) for e in error.errors())) from None
 
 
-def shipped(folder: str, marker: str) -> Path:
-    """The folder of the working directory if it holds `marker`, else the one that comes with the package.
-
-    A source checkout has it beside the package, an installed wheel inside it.
-    """
+def shipped(folder: str) -> Path:
+    """The folder that comes with Bellhop: an installed wheel has it inside the package, a source checkout beside it."""
     package = Path(__file__).parent
-    for home in (Path.cwd(), package / "_shipped"):
-        if (home / folder / marker).exists():
-            return home / folder
-    return package.parent / folder
+    inside = package / "_shipped" / folder
+    return inside if inside.is_dir() else package.parent / folder
 
 
 def _complaint(error: Any) -> str:
