@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from celery import _state
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,6 +36,16 @@ def test_the_smallest_run_gives_its_page_and_picture(tmp_path: Path) -> None:
     assert "enqueue many" in words
 
 
+@pytest.fixture
+def _bench_stays_apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The hand-written worker's app is not the current one of later tests, nor are its tasks in their apps."""
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+    before = _state.get_current_app()
+    yield
+    before.set_current()
+
+
+@pytest.mark.usefixtures("_bench_stays_apart")
 def test_a_profile_counts_a_sample_by_its_innermost_known_frame() -> None:
     """Waiting is told from work, and what libraries do from what Bellhop does."""
     raw = (

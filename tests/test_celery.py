@@ -16,7 +16,7 @@ from tests.servers import free_port
 from tests.workers import worker_process
 from worker import celery as root
 from worker.celery import QUEUES, STORE_RETRY_MAX, make_app
-from worker.errors import InvalidRequest, StoreUnavailable, UnexpectedError
+from worker.errors import InvalidRequest, InvalidSettings, StoreUnavailable, UnexpectedError
 from worker.settings import Settings
 from worker.transport import Private
 
@@ -66,9 +66,10 @@ ORIGINAL = root.app
 
 def make(**settings: Any) -> Celery:
     """An app of other settings, which does not stay the process's current one."""
-    made = make_app(Settings(**settings))
-    ORIGINAL.set_current()
-    return made
+    try:
+        return make_app(Settings(**settings))
+    finally:
+        ORIGINAL.set_current()
 
 
 def schedule(**settings: Any) -> dict[str, Any]:
@@ -193,6 +194,21 @@ def test_beat_follows_the_settings() -> None:
     assert [expected] * 2 == [entries[name]["schedule"] for name in ("purge-seen", "purge-requests")]
 
 
+@pytest.mark.parametrize("line", ["99 3 * * *", "0 3 31 2 *", "0 3 * * 7", "5- 3 * * *", "*/0 * * * *", ", 3 * * *"])
+def test_a_purge_that_could_never_run_is_refused(line: str) -> None:
+    """By Celery's own rules, in our words."""
+    with pytest.raises(InvalidSettings, match=r"^PURGE_CRON: .* minute 0-59, hour 0-23"):
+        make(purge_cron=line)
+
+
+@pytest.mark.parametrize("backend", [f"foo://{CANARY}@host", CANARY.lower(), "os", "os:nothing"])
+def test_a_result_backend_that_celery_has_not_is_refused(backend: str) -> None:
+    """By the setting's name alone: the value may hold a password."""
+    with pytest.raises(InvalidSettings, match=r"^RESULT_BACKEND: ") as caught:
+        make(result_backend=backend)
+    assert CANARY.lower() not in str(caught.value).lower()
+
+
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A task of ours that raises what it is told to, on an app whose broker lives in this process."""
@@ -300,6 +316,7 @@ def test_a_worker_refuses_an_older_schema(tmp_path: Path) -> None:
         ({"DATABASE_URL": "mysql://somewhere"}, "DATABASE_URL: postgresql:// or sqlite:/// only"),
         ({"DATABASE_URL": f"postgresql://name:{CANARY}@127.0.0.1:1/x"}, "the database could not be reached"),
         ({"CONFIG_DIR": "/nowhere"}, "set CONFIG_DIR to the folder that holds events.toml"),
+        ({"TEMPLATES_DIR": "/nowhere"}, "TEMPLATES_DIR: no such folder"),
     ],
 )
 def test_a_worker_refuses_what_cannot_work(tmp_path: Path, settings: dict[str, str], words: str) -> None:

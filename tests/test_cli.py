@@ -114,6 +114,8 @@ def test_send_says_when_the_broker_is_away() -> None:
         ("purge", "--older-than", "-3d"),
         ("purge", "--older-than", "2026-02-30"),
         ("purge", "--older-than", "999999d"),
+        ("up", "--flower-port", "99999"),
+        ("up", "--flower-port", "-1"),
         ("no-such-command",),
         ("events", "--no-such-option"),
     ],
@@ -140,6 +142,16 @@ def test_failures_are_1_in_one_line(tmp_path: Path) -> None:
         assert words in errors
         assert 1 == len(errors.strip().splitlines())
         assert "secret-password" not in errors
+
+
+@pytest.mark.parametrize("command", ["demo", "up"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, command: str) -> None:
+    """In one line, before anything is started."""
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        code, _, errors = bellhop(command, "--folder", str(folder))
+        assert (1, 1) == (code, len(errors.strip().splitlines())), errors
+        assert f"bellhop: {folder}: this folder cannot be made" in errors
 
 
 @pytest.mark.usefixtures("store")

@@ -1,6 +1,9 @@
 """`bellhop doctor` where something is wrong; tests/flow looks at a whole system where nothing is."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +15,7 @@ from click.testing import CliRunner
 from sqlalchemy import Engine
 
 from tests.channel import hold
+from tests.conftest import ROOT
 from tests.rows import THEN, ago, change_delivery, put_deliveries
 from tests.servers import RedisTestServer, free_port
 from tests.smtp_servers import real_server
@@ -81,6 +85,40 @@ def test_wrong_settings_are_found(configure: Configure) -> None:
     """By name, and alone: nothing else can be looked at."""
     configure(LEASE_SECONDS="soon")
     assert {"settings"} == set(findings())
+
+
+@pytest.mark.parametrize("url", ["hunter2", "mysql://hunter2@host/x"])
+def test_a_database_url_that_is_none_is_found(configure: Configure, url: str) -> None:
+    """The advice is to correct it: `init-db` could not help."""
+    configure(DATABASE_URL=url, SMTP_URL=f"smtp://127.0.0.1:{free_port()}")
+    [check] = [check for check in doctor.examine() if check.subject == "database"]
+    assert ("correct DATABASE_URL", False) == (check.advice, "hunter2" in check.words)
+
+
+@pytest.mark.usefixtures("catalogue")
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"DEFAULT_LANG": "pt"}, "no templates in pt, the default language, for follow, follow_request, mention, "),
+        ({"TEMPLATES_DIR": "/nowhere"}, "TEMPLATES_DIR: no such folder"),
+    ],
+)
+def test_texts_that_are_not_there_are_found(configure: Configure, settings: dict[str, str], words: str) -> None:
+    """In the language that every other falls back to, or altogether."""
+    configure(**settings, SMTP_URL=f"smtp://127.0.0.1:{free_port()}")
+    assert findings()["events"].startswith(words)
+
+
+@pytest.mark.parametrize("setting", [{"RESULT_BACKEND": "foo://:hunter2@host"}, {"PURGE_CRON": "99 3 * * *"}])
+def test_what_celery_refuses_is_found(tmp_path: Path, setting: dict[str, str]) -> None:
+    """By the setting's name; the round goes on."""
+    environment = os.environ | setting | {"SMTP_URL": f"smtp://127.0.0.1:{free_port()}", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "worker.cli", "doctor", "--json"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    found = {check["words"].partition(":")[0]: check["subject"] for check in json.loads(done.stdout)}
+    assert (1, "settings") == (done.returncode, found[next(iter(setting))])
+    assert "mail" in found.values()
+    assert "hunter2" not in done.stdout + done.stderr
 
 
 def test_an_old_schema_is_found(configure: Configure, tmp_path: Path) -> None:

@@ -106,6 +106,11 @@ def test_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SEEN_RETENTION_DAYS", "-7", "greater than or equal to 0"),
         ("UNKNOWN_POLICY", "hunter2", "'resend' or 'hold'"),
         ("PURGE_CRON", "hunter2 daily", "minute hour day-of-month month day-of-week"),
+        ("DEFAULT_LANG", "hunter2!", "BCP 47"),
+        ("DEFAULT_LANG", "", "BCP 47"),
+        ("BRAND_LOGO_URL", "javascript:hunter2", "starts with https://"),
+        ("BRAND_LOGO_URL", "/logo.png", "starts with https://"),
+        ("SIGNAL_URL", "http://:hunter2@host", "redis+socket:// or unix:// only"),
     ],
 )
 def test_error_names_variable_and_rule(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, rule: str) -> None:
@@ -114,6 +119,37 @@ def test_error_names_variable_and_rule(monkeypatch: pytest.MonkeyPatch, variable
     with pytest.raises(InvalidSettings, match=variable) as caught:
         get_settings()
     assert rule in str(caught.value)
+    assert "Value error" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["CONFIG_DIR", "TEMPLATES_DIR", "SIGNAL_URL", "BRAND_LOGO_URL"])
+def test_empty_is_absent(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """As config/worker.env.example says: an empty folder is not the working directory itself."""
+    monkeypatch.setenv(variable, "")
+    assert not getattr(get_settings(), variable.lower())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("BRAND_LOGO_URL", "https://example.org/logo.png?v=2"),
+        ("BRAND_LOGO_URL", "HTTP://example.org"),
+        ("SIGNAL_URL", "rediss://name:hunter2@host/1"),
+        ("SIGNAL_URL", "redis+socket:///run/redis.sock?virtual_host=1"),
+        ("SIGNAL_URL", "unix:///run/redis.sock"),
+    ],
+)
+def test_addresses_that_can_work_pass(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """What is checked is the form alone."""
+    monkeypatch.setenv(variable, value)
+    assert value == plain(getattr(get_settings(), variable.lower()))
+
+
+def test_the_default_language_is_a_canonical_tag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it was written."""
+    monkeypatch.setenv("DEFAULT_LANG", "PT_br")
+    assert "pt-BR" == get_settings().default_lang
 
 
 def test_error_names_every_wrong_variable(monkeypatch: pytest.MonkeyPatch) -> None:

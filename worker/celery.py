@@ -11,8 +11,9 @@ from threading import Timer
 from typing import Any, NoReturn
 
 from celery import Celery, Task
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
-from celery.schedules import crontab
+from celery.app.backends import by_url
+from celery.exceptions import Ignore, ImproperlyConfigured, Reject, Retry, SoftTimeLimitExceeded
+from celery.schedules import ParseException, crontab
 from celery.signals import worker_init, worker_process_init, worker_shutting_down
 from pydantic import ValidationError, validate_call
 from sqlalchemy.exc import OperationalError
@@ -23,6 +24,7 @@ from worker.database import UNAVAILABLE, check_schema, get_engine, transaction, 
 from worker.errors import (
     BellhopError,
     InvalidRequest,
+    InvalidSettings,
     PartlyRefused,
     StoreUnavailable,
     UnexpectedError,
@@ -173,7 +175,7 @@ def task(
 
 
 def make_app(settings: Settings) -> Celery:
-    """The Celery app for these settings."""
+    """The Celery app for these settings. Raises InvalidSettings for what only Celery can tell of them."""
     transport.install()
     transport.hide_bodies()
     signing.start(settings.signing_keys.get_secret_value(), required=settings.signing_required)
@@ -232,18 +234,34 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 
 def _result_backend(settings: Settings) -> str | None:
     if settings.result_backend:
-        return settings.result_backend.get_secret_value()
+        return _checked(settings.result_backend.get_secret_value())
     url = settings.broker_url.get_secret_value()
     if url.startswith("amqp"):
         return "rpc://"
     return url if url.startswith("redis") else None
 
 
+def _checked(backend: str) -> str:
+    try:
+        by_url(backend)
+    except (ImproperlyConfigured, ImportError, AttributeError):
+        raise InvalidSettings("RESULT_BACKEND: a result backend that Celery has, such as redis:// or rpc://") from None
+    return backend
+
+
+def _crontab(line: str) -> crontab:
+    try:
+        # Not crontab(*fields): its parameters are in another order than the fields of a crontab line.
+        return crontab.from_string(" ".join(line.split()))
+    except (ValueError, ParseException):
+        fields = "minute 0-59, hour 0-23, day-of-month 1-31, month 1-12 (with that day), day-of-week 0-6 (0 is Sunday)"
+        raise InvalidSettings(f"PURGE_CRON: five crontab fields: {fields}") from None
+
+
 def _beat_schedule(settings: Settings) -> dict[str, Any]:
     # A tick that nobody took before the next one is dropped, so that ticks do not pile up while workers are away.
     every = settings.dispatch_every_seconds
-    # Not crontab(*fields): its parameters are in another order than the fields of a crontab line.
-    purge_at = crontab.from_string(" ".join(settings.purge_cron.split()))
+    purge_at = _crontab(settings.purge_cron)
     return {
         "dispatch-due": {
             "task": "notifications.dispatch_due",

@@ -17,10 +17,11 @@ from worker.channels.smtp import Failure
 from worker.client import PublishError
 from worker.control import Hold
 from worker.database import UNAVAILABLE, check_schema, get_engine, head, transaction, utcnow
-from worker.errors import BellhopError
+from worker.errors import BellhopError, InvalidSettings
 from worker.events import get_events
+from worker.lang import fallback_chain
 from worker.models import Delivery, Heartbeat, Request
-from worker.render import langs
+from worker.render import langs, templates_dir, texts
 from worker.settings import get_settings
 
 #: A delivery that has been due for longer is late.
@@ -31,6 +32,8 @@ TICKS, AT_LEAST = 5, timedelta(minutes=1)
 CLOCK = 2.0
 #: Seconds that workers have to answer.
 ANSWER = 2.0
+#: What to do about a setting.
+CORRECT = "correct the environment; config/worker.env.example lists every setting"
 #: How long what failed is a finding; the numbers are shown for ever.
 LATELY = timedelta(days=1)
 
@@ -53,7 +56,7 @@ def examine() -> Iterator[Check]:
     try:
         get_settings()
     except BellhopError as error:
-        yield Check("settings", str(error), "correct the environment; config/worker.env.example lists every setting")
+        yield Check("settings", str(error), CORRECT)
         return
     yield Check("settings", "readable")
     yield from _events()
@@ -61,6 +64,8 @@ def examine() -> Iterator[Check]:
         yield from _database()
     except UNAVAILABLE as error:
         yield Check("database", _first_line(error), "start the database, or correct DATABASE_URL")
+    except InvalidSettings as error:
+        yield Check("database", str(error), "correct DATABASE_URL")
     except BellhopError as error:
         yield Check("database", str(error), "run `bellhop init-db`")
     yield from _broker()
@@ -75,13 +80,24 @@ def _first_line(error: Exception) -> str:
 def _events() -> Iterator[Check]:
     try:
         events = get_events()
+        texts()
+    except InvalidSettings as error:
+        yield Check("events", str(error), CORRECT)
+        return
     except BellhopError as error:
         yield Check("events", str(error), "correct config/events.toml")
         return
-    bare = sorted(name for name, event in events.items() if event.active and not langs(name))
+    default = get_settings().default_lang
+    there = {name: langs(name) for name, event in events.items() if event.active}
+    bare = sorted(name for name in there if not there[name])
+    foreign = sorted(name for name in there if there[name] and not {*fallback_chain(default, default)} & {*there[name]})
     if bare:
-        yield Check("events", f"no templates for {', '.join(bare)}", "add them, see `bellhop lint`; or active = false")
-    else:
+        words = f"no templates in {templates_dir()} for {', '.join(bare)}"
+        yield Check("events", words, "add them, see `bellhop lint`; or active = false")
+    if foreign:
+        words = f"no templates in {default}, the default language, for {', '.join(foreign)}"
+        yield Check("events", words, "add them, see `bellhop lint`; or correct DEFAULT_LANG")
+    if not bare and not foreign:
         yield Check("events", f"{len(events)} events with templates")
 
 
@@ -175,8 +191,11 @@ def _count(session: Session, model: type[Delivery] | type[Request], *conditions:
 
 
 def _broker() -> Iterator[Check]:
-    from worker.celery import QUEUES, app
-
+    try:
+        from worker.celery import QUEUES, app
+    except InvalidSettings as error:
+        yield Check("settings", str(error), CORRECT)
+        return
     connection = app.connection_for_read()
     try:
         with connection:

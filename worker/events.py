@@ -146,8 +146,11 @@ def get_events() -> dict[str, EventConfig]:
 
 
 def events_file() -> Path:
-    """Where the event configs are."""
-    return (get_settings().config_dir or shipped("config", "events.toml")) / "events.toml"
+    """Where the event configs are: in CONFIG_DIR, else in the working directory, else in the package."""
+    if given := get_settings().config_dir:
+        return given / "events.toml"
+    own = Path.cwd() / "config" / "events.toml"
+    return own if own.exists() else shipped("config") / "events.toml"
 
 
 def get_event(name: str) -> EventConfig:

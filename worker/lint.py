@@ -12,7 +12,7 @@ from worker.linting.findings import RULES, Allow, Finding, template_allows, toml
 from worker.linting.parity import parity, wanted_langs
 from worker.linting.single import single
 from worker.linting.trials import Trials
-from worker.render import templates_dir
+from worker.render import frame_dir, templates_dir, texts
 
 __all__ = ["RULES", "Finding", "Report", "lint"]
 
@@ -42,16 +42,19 @@ class Report:
 def lint() -> Report:
     """Check the catalogue that the settings name.
 
-    Raises InvalidSettings for LANGS, and InvalidEventConfig where there is no events.toml at all.
+    Raises InvalidSettings for LANGS and TEMPLATES_DIR, and InvalidEventConfig where there is no events.toml at all.
     """
-    toml, folder = events_file().resolve(), templates_dir().resolve()
+    toml = events_file().resolve()
     try:
         events = load_events(toml)
     except InvalidEventConfig as error:
         if not toml.is_file():
             raise
         return Report([_unreadable(toml, str(error))], 0, 0, 0, 0)
-    catalogue = Catalogue(events, EventsFile(toml, toml.read_text(encoding="utf-8").splitlines()), folder)
+    texts()
+    folder = templates_dir().resolve()
+    lines = toml.read_text(encoding="utf-8").splitlines()
+    catalogue = Catalogue(events, EventsFile(toml, lines), folder, frame_dir(folder).resolve())
     return _report(catalogue)
 
 

@@ -3,18 +3,22 @@
 `config/worker.env.example` lists them all; a test compares the two.
 """
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from worker.errors import InvalidSettings
+from worker.errors import BellhopError, InvalidSettings
+from worker.lang import normalize_lang
 from worker.signing import Keys
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+Folder = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+"""Empty: none."""
 
 
 def _crontab(value: str) -> str:
@@ -27,6 +31,26 @@ def _broker(value: SecretStr) -> SecretStr:
     scheme = value.get_secret_value().partition("://")[0]
     if scheme not in ("redis", "rediss", "redis+socket", "amqp", "amqps", "memory"):
         raise ValueError("redis://, rediss://, redis+socket://, amqp:// or amqps:// only")
+    return value
+
+
+def _redis(value: SecretStr | None) -> SecretStr | None:
+    url = value.get_secret_value() if value else ""
+    if url and url.partition("://")[0] not in ("redis", "rediss", "redis+socket", "unix"):
+        raise ValueError("redis://, rediss://, redis+socket:// or unix:// only")
+    return value if url else None
+
+
+def _lang(value: str) -> str:
+    try:
+        return normalize_lang(value)
+    except BellhopError as error:
+        raise ValueError(str(error).removeprefix("lang: ")) from None
+
+
+def _web_address(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^\s/]\S*", value, re.IGNORECASE):
+        raise ValueError("an absolute address that starts with https:// or http://, without white space; or nothing")
     return value
 
 
@@ -64,20 +88,20 @@ class Settings(BaseSettings):
     so many again. None waits longer than 20 ms to be recorded."""
     email_from: str = "Bellhop <bellhop@localhost>"
 
-    default_lang: str = "en"
+    default_lang: Annotated[str, AfterValidator(_lang)] = "en"
     langs: str = ""
     """The languages that `bellhop lint` wants of every event, with commas between; empty: those of any event."""
-    config_dir: Path | None = None
-    """Holds events.toml; absent: `config` of the working directory, else the one shipped in the package."""
-    templates_dir: Path | None = None
-    """Absent: `templates` of the working directory, else the ones shipped in the package."""
+    config_dir: Folder = None
+    """Holds events.toml; absent: `config` of the working directory where that does, else the one in the package."""
+    templates_dir: Folder = None
+    """Absent: `templates` of the working directory where it is Bellhop's, else the ones in the package."""
     templates_reload: bool = False
     """Look for changed templates and event configs before each creation; for development. Else: at SIGHUP."""
 
     brand_name: str = "Bellhop"
     """Shown in the frame of every mail, as are the colour, logo and footer."""
     brand_color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#1f5fa8"
-    brand_logo_url: str = ""
+    brand_logo_url: Annotated[str, AfterValidator(_web_address)] = ""
     brand_footer: str = ""
 
     create_batch: Count = 1000
@@ -118,7 +142,7 @@ class Settings(BaseSettings):
 
     signal: Literal["off", "on", "all"] = "on"
     """Whether changes of an inbox are published to those who listen: off; on, but for the pages of a fan-out; all."""
-    signal_url: SecretStr | None = None
+    signal_url: Annotated[SecretStr | None, AfterValidator(_redis)] = None
     """The Redis that they are published on; absent: the broker, where it is Redis, else none."""
 
     seen_retention_days: Annotated[int, Field(ge=0)] = 90
@@ -158,18 +182,14 @@ def get_settings() -> Settings:
         raise InvalidSettings("; ".join(_complaint(e) for e in error.errors())) from None
 
 
-def shipped(folder: str, marker: str) -> Path:
-    """The folder of the working directory if it holds `marker`, else the one that comes with the package.
-
-    A source checkout has it beside the package, an installed wheel inside it.
-    """
+def shipped(folder: str) -> Path:
+    """The folder that comes with Bellhop: an installed wheel has it inside the package, a source checkout beside it."""
     package = Path(__file__).parent
-    for home in (Path.cwd(), package / "_shipped"):
-        if (home / folder / marker).exists():
-            return home / folder
-    return package.parent / folder
+    inside = package / "_shipped" / folder
+    return inside if inside.is_dir() else package.parent / folder
 
 
 def _complaint(error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"]).upper()
-    return f"{place}: {error['msg']}" if place else str(error["msg"]).removeprefix("Value error, ")
+    words = str(error["msg"]).removeprefix("Value error, ")
+    return f"{place}: {words}" if place else words

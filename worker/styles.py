@@ -16,6 +16,7 @@ from jinja2 import BaseLoader, Environment, TemplateNotFound
 from worker.errors import InvalidSettings
 
 FRAME = "_layout/email.html"
+FRAMES = (FRAME, "_layout/email.txt")
 PARAGRAPH = "_paragraph.html"
 """A template of our own: one paragraph of plain text."""
 
@@ -36,8 +37,10 @@ def read_files(folder: Path) -> dict[str, bytes]:
     """Every file below a templates folder, by its path there: what a process has read stays as it is.
 
     Folders may be links, as Kubernetes makes them, but not to one that they are in; what begins with a dot is left
-    out. Raises InvalidSettings naming a file that may not be read.
+    out. Raises InvalidSettings naming a file that may not be read, or where there is no such folder.
     """
+    if not folder.is_dir():
+        raise InvalidSettings("TEMPLATES_DIR: no such folder")
     found = {}
     for path, folders, names in os.walk(folder, followlinks=True):
         here = Path(path).resolve()

@@ -20,7 +20,7 @@ def demo(keep: bool, folder: Path | None) -> None:
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path(".bellhop"), show_default=True)
-@click.option("--flower-port", default=5555, show_default=True)
+@click.option("--flower-port", default=5555, show_default=True, type=click.IntRange(0, 65535))
 def up(folder: Path, flower_port: int) -> None:
     """Run worker, beat, Flower, Redis and a mail catcher here, until Ctrl-C."""
     from worker.demo import run_up

@@ -24,6 +24,7 @@ from worker.demo.checks import check_flower, check_mails
 from worker.embedded.processes import Embedded, embedded_stack
 from worker.errors import BellhopError
 from worker.models import Delivery, Notification, PurgeRun
+from worker.settings import shipped
 
 HERE = Path(__file__).parent
 #: Seconds that everything may take to arrive.
@@ -82,9 +83,7 @@ def run_up(console: Console, *, folder: Path, flower_port: int) -> None:
 
 
 def _shipped_settings() -> dict[str, str]:
-    package = HERE.parent
-    home = next(home for home in (package / "_shipped", package.parent) if (home / "templates" / "_layout").is_dir())
-    return {"CONFIG_DIR": str(home / "config"), "TEMPLATES_DIR": str(home / "templates"), "DEFAULT_LANG": "en"}
+    return {"CONFIG_DIR": str(shipped("config")), "TEMPLATES_DIR": str(shipped("templates")), "DEFAULT_LANG": "en"}
 
 
 def _play(console: Console, stack: Embedded) -> list[str]:

@@ -12,10 +12,14 @@ HOST = "127.0.0.1"
 def private_folder(folder: Path) -> Path:
     """Make the folder, readable by its owner alone (mode 0700), and return its absolute path.
 
-    Raises BellhopError when it exists and belongs to another account: its owner could read or replace what is inside.
+    Raises BellhopError when it cannot be made, or exists and belongs to another account: its owner could read or
+    replace what is inside.
     """
     folder = folder.absolute()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BellhopError(f"{folder}: this folder cannot be made ({error.strerror}); choose another") from None
     if folder.stat().st_uid != os.geteuid():
         raise BellhopError(f"{folder} belongs to another account; choose a folder of your own")
     folder.chmod(0o700)

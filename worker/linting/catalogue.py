@@ -64,14 +64,20 @@ class Catalogue:
     events: dict[str, EventConfig]
     toml: EventsFile
     folder: Path
+    frame_dir: Path
+    """The templates folder whose frame is used: the same, or the package's."""
     _sources: dict[str, Source | None] = field(default_factory=dict)
 
     def source(self, name: str) -> Source | None:
         """The template by its path below the folder, None where there is none."""
         if name not in self._sources:
-            path = self.folder / name
+            path = self._path(name)
             self._sources[name] = read(path, name) if path.is_file() else None
         return self._sources[name]
+
+    def _path(self, name: str) -> Path:
+        shared = self.frame_dir / name
+        return shared if name.startswith("_layout/") and shared.is_file() else self.folder / name
 
     def sources(self) -> list[Source]:
         """The templates read so far."""

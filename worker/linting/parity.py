@@ -9,7 +9,7 @@ from worker.lang import fallback_chain, normalize_lang
 from worker.linting.catalogue import FRAMES, NEEDED, OPTIONAL, PARTS, Catalogue, is_lang
 from worker.linting.findings import Finding
 from worker.linting.templates import Source
-from worker.settings import get_settings
+from worker.settings import get_settings, shipped
 
 
 def parity(catalogue: Catalogue) -> Iterator[Finding]:
@@ -24,7 +24,7 @@ def parity(catalogue: Catalogue) -> Iterator[Finding]:
             yield from _names(catalogue, event)
             yield from _names_by_lang(catalogue, event)
         else:
-            line, words = catalogue.toml.line(event.name), f"{event.name} has no folder in the templates"
+            line, words = catalogue.toml.line(event.name), f"{event.name} has no folder in {catalogue.folder}"
             yield Finding(catalogue.toml.path, line, "missing-templates", words, event.name)
         yield from _example(catalogue, event)
 
@@ -41,13 +41,19 @@ def wanted_langs(catalogue: Catalogue) -> list[str]:
 
 
 def _folders(catalogue: Catalogue) -> Iterator[Finding]:
-    for folder in catalogue.folders():
+    for folder in [] if _texts_alone_are_shipped(catalogue) else catalogue.folders():
         if folder.name not in catalogue.events:
             words = f"there is no event {folder.name} in {catalogue.toml.path.name}"
             yield Finding(folder, 1, "unknown-event", words, folder.name)
     for name in FRAMES:
         if not catalogue.source(name):
             yield Finding(catalogue.folder / name, 1, "missing-part", "no email can be made without the frame")
+
+
+def _texts_alone_are_shipped(catalogue: Catalogue) -> bool:
+    """Of the texts that come with Bellhop, an events.toml of one's own may leave some out."""
+    toml, folder = catalogue.toml.path, catalogue.folder
+    return folder == shipped("templates").resolve() and toml.parent != shipped("config").resolve()
 
 
 def _langs(catalogue: Catalogue, event: str, wanted: list[str]) -> Iterator[Finding]:
