@@ -253,15 +253,15 @@ def short(entries: list[dict[str, Any]]) -> list[Any]:
     return [entry["id"] if len(entry) == 1 and "id" in entry else entry for entry in entries]
 
 
-def complaints(error: ValidationError) -> str:
-    """Pydantic's account as one line of `field: rule`, without the values."""
-    found = sorted({_complaint(one) for one in error.errors(include_input=False, include_url=False)})
+def complaints(error: ValidationError, *within: str) -> str:
+    """Pydantic's account as one line of `field: rule`, without the values; the fields are `within` this place."""
+    found = sorted({_complaint(one, within) for one in error.errors(include_input=False, include_url=False)})
     more = [f"and {len(found) - MAX_COMPLAINTS} more"] if len(found) > MAX_COMPLAINTS else []
     return "; ".join([*found[:MAX_COMPLAINTS], *more])
 
 
-def _complaint(one: Any) -> str:
-    loc = one["loc"]
+def _complaint(one: Any, within: tuple[str, ...]) -> str:
+    loc = (*within, *one["loc"])
     if one["type"] in ("extra_forbidden", "unexpected_keyword_argument", "invalid_key"):
         return f"{_place(loc[:-1])}: an unknown field{_named(loc[-1])}"
     if one["type"] == "uuid_parsing":  # pydantic's words quote a character of the value
