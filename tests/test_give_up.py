@@ -9,7 +9,8 @@ from tests.channel import Configure, send
 from tests.rows import change_delivery, get_delivery, put_deliveries, put_notifications
 from tests.smtp_servers import Script
 from tests.store import rows
-from worker.database import utcnow
+from worker import recipients
+from worker.database import transaction, utcnow
 from worker.deliver import Delivered
 from worker.models import Suppression
 
@@ -69,3 +70,13 @@ def test_an_address_that_does_not_exist_may_be_suppressed(
     assert [(address, "no_such_address") for address in expected] == [
         (row.address, row.reason) for row in rows(Suppression)
     ]
+
+
+def test_a_suppressed_address_may_have_any_form(configure: Configure) -> None:
+    """A view of an application's own table may hold what `suppress` refuses: it is recorded, and can be taken off."""
+    address = '"reader(x)"@example.com'
+    rejection: Script = {"rcpt": "550 5.1.1 unknown"}
+    send(put_deliveries(address=address), rejection, configure, SUPPRESS_ON_REFUSAL=True)
+    assert [address] == [row.address for row in rows(Suppression)]
+    with transaction() as session:
+        assert recipients.unsuppress(session, address.upper())

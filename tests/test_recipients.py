@@ -161,7 +161,6 @@ def test_a_preference_is_of_one_event_and_can_be_turned_on_again() -> None:
     """Turning another event off, or this one off and on, leaves this one on."""
     with transaction() as session:
         recipients.set_preference(session, "paul", "mention", enabled=False)
-        recipients.set_preference(session, "paul", "book_available", enabled=False, channel="sms")
         recipients.set_preference(session, "paul", "book_available", enabled=False)
         recipients.set_preference(session, "paul", "book_available", enabled=True)
     assert decide("paul", None, EVENT) is None

@@ -252,7 +252,19 @@ def test_the_directory_by_tasks() -> None:
         (inbox_tasks.list_, {"recipient_id": "reader", "order": "canary"}, "order: "),
         (inbox_tasks.list_, {"recipient_id": "reader", "per_page": 100_000}, "per_page: "),
         (inbox_tasks.counts, {}, "recipient_id: "),
-        (directory_tasks.upsert, {"entries": [{"id": "canary", "lang": "canary!"}]}, "lang: "),
+        (directory_tasks.upsert, {"entries": [{"id": "canary", "lang": "canary!"}]}, "recipients.0.lang: "),
+        (directory_tasks.suppress, {"address": "canary"}, "address: "),
+        (directory_tasks.suppress, {"address": "a@example.org", "reason": "canary" * 10}, "reason: "),
+        (directory_tasks.preferences, {"recipient_id": "reader", "channel": "canary"}, "channel: "),
+        *(
+            (task, {"address": "a@example.org", "channel": "inbox"}, "channel: ")
+            for task in (directory_tasks.suppress, directory_tasks.unsuppress, directory_tasks.is_suppressed)
+        ),
+        (
+            directory_tasks.set_preference,
+            {"recipient_id": "reader", "event_config_name": "mention", "enabled": False, "channel": "canary"},
+            "channel: ",
+        ),
         (tasks.deliver, {"delivery_ids": ["canary"]}, "delivery_ids.0: "),
     ],
 )

@@ -7,11 +7,10 @@ from pydantic import StringConstraints
 from worker import recipients
 from worker.celery import task
 from worker.database import transaction, utcnow
+from worker.directory import PreferenceChannel, Reason, SuppressionChannel
 from worker.errors import InvalidRequest
-from worker.request import EventConfigName, Id, Line
+from worker.request import Address, EventConfigName, Id, Line
 
-Word = Annotated[Id, StringConstraints(max_length=20)]
-Reason = Annotated[Line, StringConstraints(max_length=40)]
 AnyAddress = Annotated[Line, StringConstraints(max_length=320)]
 
 
@@ -76,7 +75,7 @@ def groups(*, recipient_id: Id | None = None) -> list[str]:
 
 @task("recipients.set_preference", keep_result=True)
 def set_preference(
-    *, recipient_id: Id, event_config_name: EventConfigName, enabled: bool, channel: Word = "email"
+    *, recipient_id: Id, event_config_name: EventConfigName, enabled: bool, channel: PreferenceChannel = "email"
 ) -> None:
     """As `worker.recipients.set_preference`."""
     with transaction() as session:
@@ -84,28 +83,28 @@ def set_preference(
 
 
 @task("recipients.preferences", keep_result=True)
-def preferences(*, recipient_id: Id, channel: Word = "email") -> list[dict[str, Any]]:
+def preferences(*, recipient_id: Id, channel: PreferenceChannel = "email") -> list[dict[str, Any]]:
     """As `worker.recipients.preferences`."""
     with transaction() as session:
         return recipients.preferences(session, recipient_id, channel)
 
 
 @task("recipients.suppress", keep_result=True)
-def suppress(*, address: AnyAddress, reason: Reason = "asked", channel: Word = "email") -> None:
+def suppress(*, address: Address, reason: Reason = "asked", channel: SuppressionChannel = "email") -> None:
     """As `worker.recipients.suppress`."""
     with transaction() as session:
         recipients.suppress(session, address, reason, utcnow(), channel)
 
 
 @task("recipients.unsuppress", keep_result=True)
-def unsuppress(*, address: AnyAddress, channel: Word = "email") -> bool:
+def unsuppress(*, address: AnyAddress, channel: SuppressionChannel = "email") -> bool:
     """As `worker.recipients.unsuppress`."""
     with transaction() as session:
         return recipients.unsuppress(session, address, channel)
 
 
 @task("recipients.is_suppressed", keep_result=True)
-def is_suppressed(*, address: AnyAddress, channel: Word = "email") -> bool:
+def is_suppressed(*, address: AnyAddress, channel: SuppressionChannel = "email") -> bool:
     """As `worker.recipients.is_suppressed`."""
     with transaction() as session:
         return recipients.is_suppressed(session, address, channel)

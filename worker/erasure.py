@@ -10,6 +10,7 @@ from sqlalchemy import Text, cast, delete, func, select
 from sqlalchemy.orm import Session
 
 from worker import contents
+from worker.arguments import AnyMoment, moment, text
 from worker.directory import as_dict, groups, is_table
 from worker.ids import uuid7
 from worker.models import (
@@ -35,7 +36,7 @@ _OF_REQUEST = ("event_config_name", "title", "text", "lang", "context", "link", 
 
 def export(session: Session, recipient_id: str) -> dict[str, Any]:
     """Everything that is held about one recipient, as JSON; empty lists where nothing is."""
-    row = session.get(Recipient, recipient_id)
+    row = session.get(Recipient, text("recipient_id", recipient_id))
     notifications = session.scalars(
         select(Notification).where(Notification.recipient_id == recipient_id).order_by(Notification.created_at)
     ).all()
@@ -57,14 +58,15 @@ def export(session: Session, recipient_id: str) -> dict[str, Any]:
     }
 
 
-def erase(session: Session, recipient_id: str, *, now: datetime) -> dict[str, int]:
+def erase(session: Session, recipient_id: str, *, now: AnyMoment) -> dict[str, int]:
     """Remove everything that is held about one recipient; gives how much, and keeps that without the id.
 
     Emails not yet sent go too; one that is just being sent is not stopped. What it had in common with others' emails
     stays for them. A request that the broker still holds is created when it comes: stop asking first. A directory
     that is a view stays as the application has it.
     """
-    counts = {"requests": _leave_requests(session, recipient_id)}
+    now = moment("now", now)
+    counts = {"requests": _leave_requests(session, text("recipient_id", recipient_id))}
     lock_whole(session, Notification.recipient_id == recipient_id)
     counts["suppressions"] = _unsuppress(session, recipient_id)
     counts["deliveries"] = session.scalar(select(func.count()).select_from(_deliveries(recipient_id).subquery())) or 0

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from worker import attempts
 from worker.channels import Outcome, Verdict
 from worker.claims import Claimed
+from worker.directory import keep_suppression
 from worker.models import Delivery
-from worker.recipients import suppress
 from worker.rows import bound, is_chosen, is_in_bound, lock_deliveries, locked
 from worker.settings import Settings, get_settings
 
@@ -44,7 +44,7 @@ def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datet
                 attempts.note(session, one.id, one.attempts, outcome.verdict, outcome.detail, now)
             counts[values["status"]] += 1
         if outcome.no_such_address and settings.suppress_on_refusal:
-            suppress(session, one.parcel.address, "no_such_address", now, one.channel)
+            keep_suppression(session, one.parcel.address, "no_such_address", now, one.channel)
     return counts
 
 

@@ -145,6 +145,10 @@ class Recipient(BaseModel):
         return bool(self.email or self.lang or self.timezone or self.context is not None)
 
 
+#: What is said of a value that is none of these.
+_FORMS = {Recipient.__name__: "text, or an object with id, username or group"}
+
+
 def _as_list(value: Any) -> Any:
     if type(value) is dict:  # the usual one, in a quarter of the time
         return [value]
@@ -249,19 +253,22 @@ def short(entries: list[dict[str, Any]]) -> list[Any]:
     return [entry["id"] if len(entry) == 1 and "id" in entry else entry for entry in entries]
 
 
-def complaints(error: ValidationError) -> str:
-    """Pydantic's account as one line of `field: rule`, without the values."""
-    found = sorted({_complaint(one) for one in error.errors(include_input=False, include_url=False)})
+def complaints(error: ValidationError, *within: str) -> str:
+    """Pydantic's account as one line of `field: rule`, without the values; the fields are `within` this place."""
+    found = sorted({_complaint(one, within) for one in error.errors(include_input=False, include_url=False)})
     more = [f"and {len(found) - MAX_COMPLAINTS} more"] if len(found) > MAX_COMPLAINTS else []
     return "; ".join([*found[:MAX_COMPLAINTS], *more])
 
 
-def _complaint(one: Any) -> str:
+def _complaint(one: Any, within: tuple[str, ...]) -> str:
+    loc = (*within, *one["loc"])
     if one["type"] in ("extra_forbidden", "unexpected_keyword_argument", "invalid_key"):
-        return f"{_place(one['loc'][:-1])}: an unknown field{_named(one['loc'][-1])}"
+        return f"{_place(loc[:-1])}: an unknown field{_named(loc[-1])}"
     if one["type"] == "uuid_parsing":  # pydantic's words quote a character of the value
-        return f"{_place(one['loc'])}: Input should be a valid UUID"
-    return f"{_place(one['loc'])}: {str(one['msg']).removeprefix('Value error, ')}"
+        return f"{_place(loc)}: Input should be a valid UUID"
+    if one["type"] == "model_type":  # pydantic's name a class of ours
+        return f"{_place(loc)}: {_FORMS.get(one['ctx']['class_name'], 'an object')}"
+    return f"{_place(loc)}: {str(one['msg']).removeprefix('Value error, ')}"
 
 
 def _place(loc: tuple[Any, ...]) -> str:

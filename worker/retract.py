@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Select, and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
+from worker.arguments import ID, AnyId, AnyMoment, checked, moment, text, uuid
 from worker.errors import InvalidRequest
 from worker.ids import uuid7
 from worker.models import Delivery, Notification, Request
@@ -42,7 +43,7 @@ def retract(
         raise InvalidRequest("object_type and object_id, or sender_id, or all three")
     given = {"object_type": object_type, "object_id": object_id, "sender_id": sender_id}
     given["event_config_name"] = event_config_name
-    about = [getattr(Notification, name) == value for name, value in given.items() if value is not None]
+    about = [getattr(Notification, name) == text(name, value) for name, value in given.items() if value is not None]
     gone = delete(Notification).where(lock_whole(session, *about)).returning(Notification.id)
     return len(session.execute(gone).all())
 
@@ -62,12 +63,15 @@ def cancel_unsent(session: Session, notifications: Select[Any], reason: str) -> 
     return len(session.execute(statement).all())
 
 
-def cancel(session: Session, *, id: UUID | None = None, idempotency_key: str | None = None, now: datetime) -> Cancelled:
+def cancel(
+    session: Session, *, id: AnyId | None = None, idempotency_key: str | None = None, now: AnyMoment
+) -> Cancelled:
     """Take a request back, as far as it has not happened: what waits, is not yet visible or not yet sent goes away.
 
     Its id and key stay used; where the request has not come yet, it adds nothing when it comes.
     Raises InvalidRequest unless exactly one of the two is given.
     """
+    now = moment("now", now)
     row = _request(session, id, idempotency_key, now)
     waiting = 0
     if row.status in ("pending", "failed"):
@@ -81,10 +85,12 @@ def cancel(session: Session, *, id: UUID | None = None, idempotency_key: str | N
     return Cancelled(waiting, len(session.execute(unseen_yet).all()), emails)
 
 
-def _request(session: Session, id: UUID | None, key: str | None, now: datetime) -> Request:
+def _request(session: Session, id: AnyId | None, key: str | None, now: datetime) -> Request:
     """The request's row, locked; made where there is none, so that a request that comes late finds it."""
-    if (id is None) == (key is None) or key == "" or len(key or "") > 255:
+    if (id is None) == (key is None) or key == "":
         raise InvalidRequest("id, idempotency_key: exactly one of the two")
+    id = None if id is None else uuid("id", id)
+    key = None if key is None else checked(ID, "idempotency_key", key)
     row = {"id": id or uuid7(), "idempotency_key": key, "fingerprint": "", "status": "cancelled", "bulk": False}
     session.execute(insert_new(session, Request), [{**row, "created_at": now}])
     same = Request.id == id if id else Request.idempotency_key == key

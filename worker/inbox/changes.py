@@ -1,14 +1,13 @@
 """Marking and removing a recipient's notifications."""
 
-from datetime import datetime
 from typing import Unpack
-from uuid import UUID
 
 from sqlalchemy import and_, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session
 
 from worker import signal
+from worker.arguments import AnyId, AnyMoment, flag, moment, uuid
 from worker.errors import InvalidRequest
 from worker.inbox.filters import Where, narrow, visible
 from worker.inbox.items import COLUMNS, Item
@@ -18,10 +17,11 @@ from worker.rows import lock_whole, locked
 from worker.tables import Present
 
 
-def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) -> Item | None:
+def mark_seen(session: Session, recipient_id: str, id: AnyId, seen: bool = True) -> Item | None:
     """Mark one notification seen, or unseen again. `seen_at` keeps the first time; None where there is no such row."""
+    id = uuid("id", id)
     one = and_(visible(recipient_id), Notification.id == id)
-    changes = Notification.seen_at.is_(None) if seen else Notification.seen_at.is_not(None)
+    changes = Notification.seen_at.is_(None) if flag("seen", seen) else Notification.seen_at.is_not(None)
     marked = update(Notification).where(one, changes).values(seen_at=Present() if seen else None, updated_at=Present())
     row = session.execute(marked.returning(*COLUMNS)).first()
     if row is None:  # it is so already, or there is none
@@ -31,7 +31,7 @@ def mark_seen(session: Session, recipient_id: str, id: UUID, seen: bool = True) 
 
 
 def mark_all_seen(
-    session: Session, recipient_id: str, *, before: datetime | None = None, **where: Unpack[Where]
+    session: Session, recipient_id: str, *, before: AnyMoment | None = None, **where: Unpack[Where]
 ) -> int:
     """Mark every unseen notification seen, or of them those that the filters leave, and say how many.
 
@@ -40,7 +40,7 @@ def mark_all_seen(
     if before is not None:
         if where.get("until") is not None:
             raise InvalidRequest("before, until: one of the two")
-        where["until"] = before
+        where["until"] = moment("before", before)
     condition = narrow(recipient_id, seen=False, **where).condition()
     those = update(Notification).where(Notification.id.in_(locked(condition)))
     statement = those.values(seen_at=Present(), updated_at=Present())
@@ -48,15 +48,16 @@ def mark_all_seen(
     return len(session.execute(statement.returning(Notification.id)).all())
 
 
-def delete(session: Session, recipient_id: str, id: UUID) -> bool:
+def delete(session: Session, recipient_id: str, id: AnyId) -> bool:
     """Remove one notification; an email not yet sent goes with it. False where there is no such row."""
+    id = uuid("id", id)
     statement = sql_delete(Notification).where(visible(recipient_id), Notification.id == id)
     signal.note(session, {recipient_id: id})
     return session.execute(statement.returning(Notification.id)).first() is not None
 
 
 def delete_seen(
-    session: Session, recipient_id: str, *, older_than: datetime | None = None, **where: Unpack[Where]
+    session: Session, recipient_id: str, *, older_than: AnyMoment | None = None, **where: Unpack[Where]
 ) -> int:
     """Remove the recipient's seen notifications, or of them those not modified since `older_than`; says how many.
 
@@ -64,7 +65,7 @@ def delete_seen(
     """
     condition = narrow(recipient_id, seen=True, **where).condition()
     if older_than is not None:
-        condition &= Notification.updated_at < older_than
+        condition &= Notification.updated_at < moment("older_than", older_than)
     signal.note(session, {recipient_id: None})
     statement = sql_delete(Notification).where(lock_whole(session, condition))
     return len(session.execute(statement.returning(Notification.id)).all())

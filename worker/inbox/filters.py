@@ -1,17 +1,16 @@
 """Which of a recipient's notifications: whatever lists, counts or changes them asks here, so that all of them agree."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from typing import Any
-from uuid import UUID
 
 from pydantic import with_config
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, or_
 from typing_extensions import TypedDict  # pydantic reads typing's from Python 3.12 on only
 
 from worker import cql
+from worker.arguments import AnyId, AnyMoment, flag, moment, text, uuid
 from worker.errors import InvalidRequest
 from worker.models import Notification
 from worker.tables import Present
@@ -34,13 +33,13 @@ class Where(TypedDict, total=False):
     object_id: str | None
     """Only with `object_type`: objects of two types may have the same id."""
     scope: str | None
-    parent_id: UUID | None
+    parent_id: AnyId | None
     """The answers to this one."""
-    thread_id: UUID | None
+    thread_id: AnyId | None
     """The whole thread that began with this one, itself too."""
-    since: datetime | None
+    since: AnyMoment | None
     """Created at this moment or later."""
-    until: datetime | None
+    until: AnyMoment | None
     """Created before this moment."""
     search: str | None
     """Every one of these words stands somewhere in the title or the text, also inside longer words, without regard to
@@ -55,7 +54,9 @@ class Filters(Where, total=False):
 
 
 def visible(recipient_id: str | BindParameter[str]) -> ColumnElement[bool]:
-    """What a recipient may see: their own, from its moment on, until it expires."""
+    """What a recipient may see: their own, from its moment on, until it expires. Raises InvalidRequest."""
+    if not isinstance(recipient_id, BindParameter):
+        text("recipient_id", recipient_id)
     alive = or_(Notification.expire_at.is_(None), Notification.expire_at > Present())
     return (Notification.recipient_id == recipient_id) & (Notification.created_at <= Present()) & alive
 
@@ -140,37 +141,34 @@ def narrow(
     unknown = where.keys() - Where.__annotations__.keys()
     if unknown:
         raise TypeError(f"no such filter: {min(unknown)}")
-    given = {name: value for name, value in where.items() if value is not None}
-    _check(recipient_id, given)
-    for name in _SEVERAL:
-        if name in given and not isinstance(given[name], str):
-            values = [*given.pop(name)]
-            given |= {name: values[0]} if len(values) == 1 else {f"{name}_in": values}
-    words = () if search is None else _words(search)
-    return Narrowed(recipient_id, seen, given, words)
-
-
-def _check(recipient_id: str, given: dict[str, Any]) -> None:
-    _check_text("recipient_id", recipient_id)
+    text("recipient_id", recipient_id)
+    given = {name: _CHECKS[name](name, value) for name, value in where.items() if value is not None}
     if "object_id" in given and "object_type" not in given:
         raise InvalidRequest("object_id: only with object_type")
-    for name, value in given.items():
-        if isinstance(value, datetime) and value.tzinfo is None:
-            raise InvalidRequest(f"{name}: a time with its offset from UTC")
-        if isinstance(value, datetime) and not datetime.min.year < value.year < datetime.max.year:
-            raise InvalidRequest(f"{name}: outside the calendar in UTC")
-        for text in [value] if isinstance(value, str) else value if isinstance(value, Sequence) else ():
-            _check_text(name, text)
+    for name in _SEVERAL:
+        if name in given and not isinstance(given[name], str):
+            values = given.pop(name)
+            given |= {name: values[0]} if len(values) == 1 else {f"{name}_in": values}
+    words = () if search is None else _words(search)
+    return Narrowed(recipient_id, None if seen is None else flag("seen", seen), given, words)
 
 
-def _check_text(name: str, text: str) -> None:
-    if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):
-        raise InvalidRequest(f"{name}: no NUL character and no lone surrogate")
+def _one_or_several(name: str, value: Any) -> str | list[str]:
+    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidRequest(f"{name}: text, or a list of texts")
+    return text(name, value) if isinstance(value, str) else [text(name, one) for one in value]
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(Where.__annotations__, text),
+    **dict.fromkeys(_SEVERAL, _one_or_several),
+    **dict.fromkeys(("parent_id", "thread_id"), uuid),
+    **dict.fromkeys(("since", "until"), moment),
+}
 
 
 def _words(search: str) -> Sequence[cql.Pattern]:
-    _check_text("search", search)
-    words = search.split()
+    words = text("search", search).split()
     if len(search) > MAX_SEARCH or len(words) > MAX_SEARCH_WORDS:
         raise InvalidRequest(f"search: at most {MAX_SEARCH} characters and {MAX_SEARCH_WORDS} words")
     return [cql.containing(word) for word in words]

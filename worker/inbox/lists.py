@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any, Literal, Unpack
-from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal_column, select, tuple_
 from sqlalchemy.orm import Session
 
 from worker import cql
+from worker.arguments import AnyId, text, uuid
 from worker.inbox import quick
 from worker.inbox.filters import Filters, Narrowed, Shape, condition_of, narrow
 from worker.inbox.items import COLUMNS, Item
@@ -121,9 +121,10 @@ def _place(order: Order) -> Sequence[ColumnElement[Any]]:
     return [column.desc() if order == "desc" else column.asc() for column in columns]
 
 
-def get(session: Session, recipient_id: str, id: UUID) -> Item | None:
+def get(session: Session, recipient_id: str, id: AnyId) -> Item | None:
     """One notification, or None where the recipient has none of that id."""
-    found = quick.rows(session, _one(), {"recipient_id": recipient_id, "id": id})
+    values = {"recipient_id": text("recipient_id", recipient_id), "id": uuid("id", id)}
+    found = quick.rows(session, _one(), values)
     return Item._make(found[0]) if found else None
 
 

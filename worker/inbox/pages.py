@@ -57,11 +57,11 @@ def passed_over(
     """
     if order not in ("asc", "desc"):
         raise InvalidRequest("order: asc or desc")
-    if not 1 <= per_page <= MAX_PER_PAGE:
+    if not _is_number(per_page, 1, MAX_PER_PAGE):
         raise InvalidRequest(f"per_page: a number from 1 to {MAX_PER_PAGE}")
-    if page is not None and not 1 <= page <= MAX_PAGES:
+    if page is not None and not _is_number(page, 1, MAX_PAGES):
         raise InvalidRequest("page: a number from 1")
-    if offset is not None and not 0 <= offset <= MAX_PAGES * MAX_PER_PAGE:
+    if offset is not None and not _is_number(offset, 0, MAX_PAGES * MAX_PER_PAGE):
         raise InvalidRequest("offset: a number from 0")
     if sum(given is not None for given in (page, offset, cursor)) > 1:
         raise InvalidRequest("page, offset, cursor: one of the three")
@@ -70,6 +70,10 @@ def passed_over(
     if offset is None and (page is not None or sorts):
         return ((page or 1) - 1) * per_page
     return offset
+
+
+def _is_number(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def encode(last: Item) -> str:
