@@ -50,6 +50,7 @@ WRONG: list[tuple[Call, dict[str, Any], str, list[Any]]] = [
     *((call, {"recipient_id": "paul"}, "seen", FLAGS) for call in (inbox.list, inbox.event_types)),
     *((inbox.list, {"recipient_id": "paul"}, name, NUMBERS) for name in ("page", "offset", "per_page")),
     (inbox.list, {"recipient_id": "paul"}, "cursor", ["canary", 42, b"canary"]),
+    (inbox.list, {"recipient_id": "paul"}, "query", [42, b"canary"]),
     (inbox.mark_all_seen, {"recipient_id": "paul"}, "before", MOMENTS),
     (inbox.delete_seen, {"recipient_id": "paul"}, "older_than", MOMENTS),
     *((retract, {"object_type": "book", "object_id": "7", "sender_id": "paul"}, name, [42, "canary\0"])
@@ -205,8 +206,8 @@ def test_an_entry_of_the_directory_is_named_by_its_own_place(engine: Engine) -> 
     assert issubclass(InvalidTimezone, BellhopError)
 
 
-def test_checks_cost_little() -> None:
-    """The thing itself is given back as it is: hot paths ask for every call."""
+def test_what_is_right_is_given_back_as_it_is() -> None:
+    """No copy is made: hot paths ask for every call."""
     id, at = uuid4(), datetime.now(UTC)
     assert uuid("id", id) is id
     assert moment("since", at) is at

@@ -230,8 +230,8 @@ def test_a_record_and_a_removal_that_wait_for_each_other_both_end() -> None:
     tries: list[str] = []
 
     def write(session: Session) -> None:
-        tries.append("record")
         record(session, [(last, Outcome(last.id, Verdict.PERMANENT, "550"))], utcnow())
+        tries.append("record")
         if len(tries) == 1:
             wait_until(somebody_waits, 10, "the removal has the other one, and waits for this one")
         record(session, [(first, Outcome(first.id, Verdict.PERMANENT, "550"))], utcnow())

@@ -98,7 +98,7 @@ def _moment(value: Any) -> Any:
     return value
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment), AfterValidator(_utc)]
 
 #: What a wire without files leaves out, and what a fingerprint does not take as it is written.
 _NO_FILES = {"attachments"}

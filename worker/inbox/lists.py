@@ -45,7 +45,7 @@ def list(
     Raises InvalidRequest for a filter, page, offset, size, order or cursor that is none, and InvalidQuery.
     """
     narrowed = narrow(recipient_id, **filters)
-    asked, sort = (None, ()) if query is None else cql.compile(cql.parse(query))
+    asked, sort = (None, ()) if query is None else cql.compile(cql.parse(text("query", query)))
     wanted = [part for part in (asked, only) if part is not None]
     skipped = passed_over(order, page, offset, per_page, cursor, sorts=bool(sort))
     values: dict[str, Any] = {**narrowed.values, "skipped": skipped or 0}
