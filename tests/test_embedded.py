@@ -2,6 +2,7 @@
 
 import os
 import smtplib
+import socket
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ import pytest
 from celery import Celery
 
 from tests.servers import Process, wait_until
+from worker.embedded import place
+from worker.embedded.place import HOST, free_port
 from worker.embedded.redis import RedisServer, find_redis_server
 from worker.embedded.smtp import MailCatcher
 from worker.errors import BellhopError
@@ -29,6 +32,16 @@ def send(catcher: MailCatcher, address: str) -> None:
     """Send one mail to the catcher."""
     with smtplib.SMTP("127.0.0.1", catcher.port, timeout=10) as client:
         client.send_message(mail_to(address))
+
+
+def test_a_port_is_given_that_nobody_has_nor_is_given_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that is listened on, nor one that the system may give to the next outgoing connection."""
+    other = free_port()
+    assert other in place.PORTS
+    with socket.create_server((HOST, 0)) as server:
+        tried = iter([server.getsockname()[1], other])
+        monkeypatch.setattr("secrets.choice", lambda _: next(tried))
+        assert other == free_port()
 
 
 def test_redis_keeps_its_data_over_a_restart(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Somewhere to run: a folder nobody else can read, a port nobody else listens on."""
 
 import os
+import secrets
 import socket
 from pathlib import Path
 
 from worker.errors import BellhopError
 
 HOST = "127.0.0.1"
+#: Below those that Linux (from 32768) and macOS (from 49152) give to outgoing connections.
+PORTS = range(20_000, 32_768)
 
 
 def private_folder(folder: Path) -> Path:
@@ -27,10 +30,11 @@ def private_folder(folder: Path) -> Path:
 
 
 def free_port() -> int:
-    """Give a TCP port of 127.0.0.1 that nobody listens on now; another program may take it meanwhile."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Give a TCP port of 127.0.0.1 that nobody listens on now; another program may take it meanwhile.
+
+    None of those that outgoing connections get: of these, one is taken now and then before it is used.
+    """
+    return next(port for port in (secrets.choice(PORTS) for _ in range(1000)) if is_free(port))
 
 
 def is_free(port: int) -> bool:
