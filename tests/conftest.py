@@ -15,7 +15,7 @@ from tests.catalogue import write_catalogue
 from tests.databases import Databases
 from tests.kombu_inbox import Connect, connections, emptied
 from tests.servers import PostgresServer, RedisTestServer
-from worker import database, deliver, events, render, settings
+from worker import database, deliver, events, folders, render, settings
 from worker.channels.email import EmailChannel
 
 Configure = Callable[..., None]
@@ -47,7 +47,7 @@ def forget() -> None:
     for cached in (
         settings.get_settings,
         events.get_events,
-        render.texts,
+        folders.texts,
         render.nearest_lang,
         render._environment,
         render._template,

@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import forget
 from tests.templates import Write, event, writer
 from worker.errors import InvalidSettings, TemplateFailed
-from worker.render import MAX_LINE, langs, render, render_literal, texts
+from worker.folders import texts
+from worker.render import MAX_LINE, langs, render, render_literal
 
 
 @pytest.fixture

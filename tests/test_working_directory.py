@@ -11,8 +11,9 @@ from tests.conftest import ROOT, forget
 from worker.cli import cli
 from worker.errors import InvalidSettings
 from worker.events import get_events
+from worker.folders import templates_dir, texts
 from worker.lint import lint
-from worker.render import render, templates_dir, texts
+from worker.render import render
 
 Configure = Callable[..., None]
 

@@ -11,20 +11,18 @@ from threading import Timer
 from typing import Any, NoReturn
 
 from celery import Celery, Task
-from celery.app.backends import by_url
-from celery.exceptions import Ignore, ImproperlyConfigured, Reject, Retry, SoftTimeLimitExceeded
-from celery.schedules import ParseException, crontab
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.signals import worker_init, worker_process_init, worker_shutting_down
 from pydantic import ValidationError, validate_call
 from sqlalchemy.exc import OperationalError
 
 from worker import failed, signing, stopping, transport
+from worker.celery_settings import checked_backend, checked_crontab
 from worker.client import make_queue
 from worker.database import UNAVAILABLE, check_schema, get_engine, transaction, utcnow, why_unavailable
 from worker.errors import (
     BellhopError,
     InvalidRequest,
-    InvalidSettings,
     PartlyRefused,
     StoreUnavailable,
     UnexpectedError,
@@ -33,7 +31,7 @@ from worker.errors import (
 )
 from worker.events import get_events
 from worker.failed import Failure
-from worker.render import texts
+from worker.folders import texts
 from worker.request import complaints
 from worker.settings import Settings, get_settings
 
@@ -234,34 +232,17 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 
 def _result_backend(settings: Settings) -> str | None:
     if settings.result_backend:
-        return _checked(settings.result_backend.get_secret_value())
+        return checked_backend(settings.result_backend.get_secret_value())
     url = settings.broker_url.get_secret_value()
     if url.startswith("amqp"):
         return "rpc://"
     return url if url.startswith("redis") else None
 
 
-def _checked(backend: str) -> str:
-    try:
-        by_url(backend)
-    except (ImproperlyConfigured, ImportError, AttributeError):
-        raise InvalidSettings("RESULT_BACKEND: a result backend that Celery has, such as redis:// or rpc://") from None
-    return backend
-
-
-def _crontab(line: str) -> crontab:
-    try:
-        # Not crontab(*fields): its parameters are in another order than the fields of a crontab line.
-        return crontab.from_string(" ".join(line.split()))
-    except (ValueError, ParseException):
-        fields = "minute 0-59, hour 0-23, day-of-month 1-31, month 1-12 (with that day), day-of-week 0-6 (0 is Sunday)"
-        raise InvalidSettings(f"PURGE_CRON: five crontab fields: {fields}") from None
-
-
 def _beat_schedule(settings: Settings) -> dict[str, Any]:
     # A tick that nobody took before the next one is dropped, so that ticks do not pile up while workers are away.
     every = settings.dispatch_every_seconds
-    purge_at = _crontab(settings.purge_cron)
+    purge_at = checked_crontab(settings.purge_cron)
     return {
         "dispatch-due": {
             "task": "notifications.dispatch_due",

@@ -19,9 +19,10 @@ from worker.control import Hold
 from worker.database import UNAVAILABLE, check_schema, get_engine, head, transaction, utcnow
 from worker.errors import BellhopError, InvalidSettings
 from worker.events import get_events
+from worker.folders import templates_dir, texts
 from worker.lang import fallback_chain
 from worker.models import Delivery, Heartbeat, Request
-from worker.render import langs, templates_dir, texts
+from worker.render import langs
 from worker.settings import get_settings
 
 #: A delivery that has been due for longer is late.

@@ -38,6 +38,14 @@ def normalize_lang(tag: str) -> str:
 
 
 @lru_cache(maxsize=1024)
+def lang_field(value: str) -> str:
+    """`normalize_lang` for a field of a model, which names itself: raises ValueError with the rule alone."""
+    try:
+        return normalize_lang(value)
+    except InvalidLanguage as error:
+        raise ValueError(str(error).removeprefix("lang: ")) from None
+
+
 def fallback_chain(lang: str, default: str) -> tuple[str, ...]:
     """Return the languages to try, best first: `pt-BR`, then `pt`, then the default; none twice.
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from worker.errors import InvalidEventConfig
 from worker.events import events_file, load_events
+from worker.folders import frame_dir, templates_dir, texts
 from worker.linting.catalogue import Catalogue, EventsFile
 from worker.linting.findings import RULES, Allow, Finding, template_allows, toml_allows, without_allowed
 from worker.linting.parity import parity, wanted_langs
 from worker.linting.single import single
 from worker.linting.trials import Trials
-from worker.render import frame_dir, templates_dir, texts
 
 __all__ = ["RULES", "Finding", "Report", "lint"]
 

@@ -5,7 +5,6 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,11 +16,12 @@ from markupsafe import Markup
 from worker.attachments import File
 from worker.errors import BellhopError, TemplateFailed, TemplateMissing
 from worker.events import events_file, get_event, get_events
+from worker.folders import templates_dir, texts
 from worker.formats import direction, filters
 from worker.images import Images, image_filters
 from worker.lang import fallback_chain
-from worker.settings import get_settings, shipped
-from worker.styles import FRAME, FRAMES, PARAGRAPH, StyledLoader, read_files
+from worker.settings import get_settings
+from worker.styles import FRAME, PARAGRAPH, StyledLoader
 
 #: Characters of a title or subject; what is longer is cut.
 MAX_LINE = 500
@@ -161,45 +161,6 @@ def nearest_lang(event_config_name: str, lang: str) -> str:
         if _has_lang(event_config_name, candidate):
             return candidate
     raise TemplateMissing(f"event {event_config_name!r} has title.txt and text.txt in none of: {', '.join(chain)}")
-
-
-def templates_dir() -> Path:
-    """The folder that holds one folder per event: TEMPLATES_DIR, else the working directory's, else the package's.
-
-    The working directory's only where it is Bellhop's: an application may have a folder of that name for pages.
-    """
-    own = Path.cwd() / "templates"
-    return get_settings().templates_dir or (own if _is_ours(own) else shipped("templates"))
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether it holds a frame, or a text of an event that there is. Raises InvalidEventConfig."""
-    if not folder.is_dir():
-        return False
-    parts = ((folder / name).glob(f"*/{part}") for name in get_events() for part in ("title.txt", "text.txt"))
-    return _has_frame(folder) or any(True for found in parts for _ in found)
-
-
-def _has_frame(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in FRAMES)
-
-
-def frame_dir(folder: Path) -> Path:
-    """The templates folder whose `_layout` is the frame of emails: this one, or the package's where it has none."""
-    return folder if _has_frame(folder) else shipped("templates")
-
-
-@lru_cache(maxsize=1)
-def texts() -> Mapping[str, bytes]:
-    """The files of the templates folder as they were at the first call; a worker calls it before it has any process.
-
-    With those of the package's frame where the folder has none. Raises InvalidSettings and InvalidEventConfig.
-    """
-    folder = templates_dir()
-    found = read_files(folder)
-    if (home := frame_dir(folder)) != folder:
-        found |= {f"_layout/{name}": content for name, content in read_files(home / "_layout").items()}
-    return found
 
 
 @lru_cache(maxsize=256)

@@ -22,9 +22,9 @@ from pydantic_core import to_json
 
 from worker.attachments import MAX_FILES, Attachment, check_files
 from worker.contexts import MAX_CONTEXTS_BYTES, Context, PlainJson, sorted_text
-from worker.errors import BellhopError, InvalidRequest
+from worker.errors import InvalidRequest
 from worker.ids import uuid7
-from worker.lang import normalize_lang
+from worker.lang import lang_field
 
 #: Recipients that one request may name; larger audiences are groups.
 MAX_RECIPIENTS = 10_000
@@ -68,13 +68,6 @@ def _address(value: str) -> str:
     return value
 
 
-def _lang(value: str) -> str:
-    try:
-        return normalize_lang(value)
-    except BellhopError as error:
-        raise ValueError(str(error).removeprefix("lang: ")) from None
-
-
 def _utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
@@ -87,7 +80,7 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterVali
 Text = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_no_control)]
 Link = Annotated[str, StringConstraints(min_length=1, max_length=2_000), AfterValidator(_safe_link)]
 Address = Annotated[str, StringConstraints(max_length=320), AfterValidator(_address)]
-Lang = Annotated[str, StringConstraints(max_length=35), AfterValidator(_lang)]
+Lang = Annotated[str, StringConstraints(max_length=35), AfterValidator(lang_field)]
 Timezone = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$")]
 EventConfigName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 

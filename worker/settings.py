@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from worker.errors import BellhopError, InvalidSettings
-from worker.lang import normalize_lang
+from worker.errors import InvalidSettings
+from worker.lang import lang_field
 from worker.signing import Keys
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -39,13 +39,6 @@ def _redis(value: SecretStr | None) -> SecretStr | None:
     if url and url.partition("://")[0] not in ("redis", "rediss", "redis+socket", "unix"):
         raise ValueError("redis://, rediss://, redis+socket:// or unix:// only")
     return value if url else None
-
-
-def _lang(value: str) -> str:
-    try:
-        return normalize_lang(value)
-    except BellhopError as error:
-        raise ValueError(str(error).removeprefix("lang: ")) from None
 
 
 def _web_address(value: str) -> str:
@@ -88,7 +81,7 @@ class Settings(BaseSettings):
     so many again. None waits longer than 20 ms to be recorded."""
     email_from: str = "Bellhop <bellhop@localhost>"
 
-    default_lang: Annotated[str, AfterValidator(_lang)] = "en"
+    default_lang: Annotated[str, AfterValidator(lang_field)] = "en"
     langs: str = ""
     """The languages that `bellhop lint` wants of every event, with commas between; empty: those of any event."""
     config_dir: Folder = None
