@@ -12,7 +12,7 @@ from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
 from worker import create as creating
-from worker import inbox, pending
+from worker import inbox, pending, waiting
 from worker.create import Created
 from worker.database import get_engine, transaction
 from worker.ids import uuid7
@@ -67,7 +67,7 @@ def take(limit: int = 100, *, bulk: bool = False) -> tuple[int, Created]:
 def waits() -> tuple[bool, bool]:
     """Whether any small request waits, and whether any page of a fan-out does."""
     with transaction() as session:
-        return pending.has_pending(session, bulk=False), pending.has_pending(session, bulk=True)
+        return waiting.has_pending(session, bulk=False), waiting.has_pending(session, bulk=True)
 
 
 def listed(recipient_id: str = "paul", **asked: Any) -> Page:

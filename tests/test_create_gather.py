@@ -1,21 +1,26 @@
 """One run of `notifications.create` takes along what else waits; nobody else's mistake is its own."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from tests.servers import RedisTestServer, wait_until
-from tests.store import rows
+from tests.store import enqueue, rows
 from tests.workers import foreign_app, running_worker
 from worker import handover, pending, tasks, transport
-from worker.errors import IdempotencyConflict, UnknownEvent
+from worker.errors import IdempotencyConflict, StoreUnavailable, UnknownEvent
 from worker.gather import Gathered, TaskMessage
 from worker.ids import uuid7
 from worker.models import Notification, Request
+from worker.request import NotificationRequest
 
 pytestmark = pytest.mark.usefixtures("catalogue")
 
@@ -28,11 +33,19 @@ def wire(to: Any = "reader", **fields: Any) -> dict[str, Any]:
 class Taken:
     """Where the messages came from: says what became of them."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *requests: Any) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *requests: Any, kwargs: Sequence[dict[str, Any]] | None = None
+    ) -> None:
         self.done: dict[str, list[int]] = {"ack": [], "back": []}
-        messages = [(place, TaskMessage(str(uuid7()), {"request": request})) for place, request in enumerate(requests)]
+        self.published: list[tuple[str, dict[str, Any]]] = []
+        each = [{"request": request} for request in requests] if kwargs is None else kwargs
+        messages = [(place, TaskMessage(str(uuid7()), values)) for place, values in enumerate(each)]
         monkeypatch.setattr(tasks, "_gather", lambda: Gathered(self, messages))
-        monkeypatch.setattr(handover, "publish", lambda *_args, **_kwargs: True)
+        monkeypatch.setattr(handover, "publish", self.publish)
+
+    def publish(self, name: str, **more: Any) -> bool:
+        self.published.append((name, more))
+        return True
 
     def ack(self, places: Any) -> None:
         self.done["ack"] += places
@@ -129,6 +142,44 @@ def test_many_recipients_are_several_transactions(engine: Engine, monkeypatch: p
     assert 7 == len(told())
 
 
+def test_a_wake_up_takes_the_others_along(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They tell of nothing else; one for the bulk queue is somebody else's."""
+    enqueue(*(NotificationRequest.parse(wire(name)) for name in "abc"))
+    taken = Taken(monkeypatch, kwargs=[{}, {"bulk": True}, {"bulk": False}])
+    assert {"requests": 3} == tasks.create_pending()
+    assert ({"ack": [0, 2], "back": [1]}, [], ["a", "b", "c"]) == (taken.done, taken.published, told())
+
+
+@pytest.mark.parametrize(("others", "wakes"), [(2, 1), (0, 0)])
+def test_for_much_that_waits_help_is_woken_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, others: int, wakes: int
+) -> None:
+    """The workers whose wake-ups were taken along would have shared the work."""
+    monkeypatch.setattr(tasks, "PENDING_BATCH", 2)
+    enqueue(*(NotificationRequest.parse(wire(str(number))) for number in range(7)))
+    taken = Taken(monkeypatch, kwargs=[{}] * others)
+    assert {"requests": 7} == tasks.create_pending()
+    assert [("notifications.create_pending", {"queue": None, "bulk": False})] * wakes == taken.published
+    assert 7 == len(told())
+
+
+def test_a_wake_up_that_breaks_stands_for_those_it_took(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again itself: they need not come back one by one."""
+    enqueue(NotificationRequest.parse(wire("a")))
+    taken = Taken(monkeypatch, kwargs=[{}, {}])
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise OperationalError("select", None, Exception("away"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pending, "create_taken", away)
+        with pytest.raises(StoreUnavailable):
+            tasks.create_pending()
+    assert ({"ack": [0, 1], "back": []}, []) == (taken.done, told())
+    Taken(monkeypatch)
+    assert {"requests": 1} == tasks.create_pending()
+
+
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[RedisTestServer]:
     with RedisTestServer(tmp_path / "redis") as server:
@@ -161,6 +212,34 @@ def test_a_worker_takes_a_whole_queue_along(
         state("SELECT count(*) FROM requests WHERE status = 'failed'"),
     )
     assert runs < 20
+    engine.dispose()
+
+
+def test_a_worker_takes_waiting_wake_ups_along(
+    new_postgres_url: Callable[[], str], broker: RedisTestServer, tmp_path: Path
+) -> None:
+    """A few runs for hundreds of them, and all that waits is created."""
+    url = new_postgres_url()
+    engine = create_engine(url)
+    with Session(engine) as session, session.begin():
+        pending.enqueue(session, *(NotificationRequest.parse(wire(str(n))) for n in range(50)), now=datetime.now(UTC))
+    with foreign_app(broker.url) as app:
+        for _ in range(200):
+            app.send_task("notifications.create_pending", queue="notifications")
+
+    def count(sql: str) -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(text(sql)).scalar_one())
+
+    settings = {"DATABASE_URL": url, "BROKER_URL": broker.url, "SIGNAL": "off"}
+    with (
+        running_worker(tmp_path, settings, "-c", "2", "-Q", "notifications") as worker,
+        Redis.from_url(broker.url) as r,
+    ):
+        wait_until(lambda: count("SELECT count(*) FROM notifications") == 50, 30, "all are created")
+        wait_until(lambda: not r.llen("notifications") and not r.hlen("unacked"), 20, "no wake-up is left")
+        assert worker.log_text().count("succeeded in") < 20
+    assert 0 == count("SELECT count(*) FROM requests WHERE status = 'pending'")
     engine.dispose()
 
 

@@ -16,7 +16,7 @@ from tests import deadly
 from tests.catalogue import write_catalogue
 from tests.store import NOW, ask, by_recipient, enqueue, rows
 from worker import create as creating
-from worker import intake, pending, under_way
+from worker import intake, pending, under_way, waiting
 from worker.create import Created
 from worker.database import transaction
 from worker.errors import Poisoned
@@ -97,7 +97,7 @@ def test_waiting_requests_that_kill_are_stopped() -> None:
 
 def _waits() -> tuple[bool, bool]:
     with transaction() as session:
-        return pending.has_pending(session, bulk=False), pending.has_pending(session, bulk=True)
+        return waiting.has_pending(session, bulk=False), waiting.has_pending(session, bulk=True)
 
 
 def test_a_message_that_kills_is_stopped() -> None:

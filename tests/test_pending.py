@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from tests.store import LATER, NOW, ask, by_recipient, create, enqueue, filled, put, rows, take, together, undone, waits
-from worker import pending
+from worker import pending, waiting
 from worker.database import get_engine, transaction
 from worker.errors import IdempotencyConflict
 from worker.ids import uuid7
@@ -195,11 +195,11 @@ def test_one_take_holds_no_more_than_fits_into_memory(monkeypatch: pytest.Monkey
         enqueue(ask(f"reader-{number}"))
     assert taken(limit=9) == (3, False)
     assert taken(limit=3) == (3, True)
-    monkeypatch.setattr(pending, "MOST_BYTES", 1)
+    monkeypatch.setattr(waiting, "MOST_BYTES", 1)
     assert taken(limit=9) == (1, True)
 
 
 def taken(limit: int) -> tuple[int, bool]:
     with undone() as session:
-        found, more = pending.take(session, limit, bulk=False)
+        found, more = waiting.take(session, limit, bulk=False)
     return len(found), more

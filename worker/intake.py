@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from worker import pending, under_way
+from worker import pending, under_way, waiting
 from worker.create import Created
 from worker.database import UNAVAILABLE, Transaction, get_engine, utcnow
 from worker.errors import BellhopError, Poisoned, UnexpectedError, describe, type_and_place
@@ -119,7 +119,7 @@ def take_waiting(begin: Transaction, *, limit: int, bulk: bool, ends: Ends) -> I
     if batch.suspects:
         with begin() as session:
             named = under_way.beside(session, batch.suspects)
-            under_way.cross_out(session, named - pending.still_waiting(session, named))
+            under_way.cross_out(session, named - waiting.still_waiting(session, named))
 
 
 @dataclass(slots=True)
@@ -131,7 +131,9 @@ class _Batch:
 
 
 def _choose(session: Session, batch: _Batch, limit: int, bulk: bool) -> Sequence[Any]:
-    rows, batch.more = pending.take(session, limit, bulk, under_way.in_other_hands(session, now=utcnow()))
+    rows, batch.more = waiting.take(session, limit, bulk, under_way.in_other_hands(session, now=utcnow()))
+    if not rows:
+        return rows
     died = under_way.deaths(session, [row.id for row in rows])
     batch.suspects = [row.id for row in rows if died[row.id]]
     batch.ids = [row.id for row in rows if not died[row.id]]
@@ -147,13 +149,13 @@ def _one_waiting(begin: Transaction, id: UUID, bulk: bool, ends: Ends) -> Create
         raise
     except Exception as error:
         with begin() as session:
-            for row in pending.take_these(session, [id]):
+            for row in waiting.take_these(session, [id]):
                 pending.settle(session, [], {row.id: UnexpectedError(type_and_place(error))})
         return Created()
 
 
 def _unless_poison(session: Session, id: UUID) -> Sequence[Any]:
-    rows = pending.take_these(session, [id])
+    rows = waiting.take_these(session, [id])
     if rows and under_way.deaths(session, [id])[id] >= get_settings().poison_tries:
         pending.settle(session, [], {id: Poisoned()})
         return []
@@ -176,7 +178,7 @@ def _held(
         line = under_way.announce(begin, rows, now=utcnow()) if rows else None
     try:
         with begin() as session:
-            locked = choose(session) if rows is None else pending.take_these(session, rows)
+            locked = choose(session) if rows is None else waiting.take_these(session, rows)
             if locked and line is None:
                 line = under_way.announce(begin, [row.id for row in locked], now=utcnow())
             yield session, locked

@@ -4,13 +4,13 @@ Whatever waits here is committed: nothing but its creation takes it away.
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, event, func, select, update
+from sqlalchemy import Engine, event, update
 from sqlalchemy.orm import Session
 
 from worker import create as creating
@@ -21,13 +21,11 @@ from worker.models import Request
 from worker.prepare import prepare
 from worker.recipients import Asked, audiences
 from worker.request import NotificationRequest
-from worker.rows import chunks, is_in
+from worker.rows import chunks
 from worker.settings import get_settings
+from worker.waiting import mark_created, take
 
 log = logging.getLogger(__name__)
-
-#: Bytes of payloads, as the store keeps them, created in one transaction.
-MOST_BYTES = 8 * 1024 * 1024
 
 #: Requests enqueued in one statement.
 ENQUEUE_BATCH = 1_000
@@ -96,12 +94,6 @@ def _call_wake(session: Session) -> None:
         log.warning("a waiting request's wake-up failed (%s); beat will find it", type(error).__name__)
 
 
-def has_pending(session: Session, *, bulk: bool) -> bool:
-    """Whether any request waits."""
-    statement = select(Request.id).where(Request.status == "pending", Request.bulk.is_(bulk)).limit(1)
-    return session.scalar(statement) is not None
-
-
 def create_pending(session: Session, *, now: datetime, limit: int, bulk: bool = False) -> tuple[int, Created]:
     """Create up to `limit` waiting requests, the oldest first, inside the caller's transaction.
 
@@ -154,53 +146,11 @@ def _large(session: Session, asked: Mapping[UUID, Asked]) -> list[UUID]:
 
 def settle(session: Session, created: Sequence[UUID], failed: Mapping[UUID, Exception]) -> None:
     """Mark waiting requests as created, or as failed with their errors; only the latter keep what was asked."""
-    if created:
-        those = update(Request).where(is_in(session, Request.id, created))
-        session.execute(those.values(status="created", payload=None), execution_options={"synchronize_session": False})
+    mark_created(session, created)
     for id, error in failed.items():
         reason = describe(error)
         session.execute(update(Request).where(Request.id == id).values(status="failed", error=reason))
         log.warning("request %s is refused: %s", id, reason)
-
-
-def take(session: Session, limit: int, bulk: bool, but: Collection[UUID] = ()) -> tuple[Sequence[Any], bool]:
-    """Up to `limit` waiting requests, the oldest first, locked; others than those named.
-
-    No more than fit into memory, but always one. Gives their ids, payloads and cursors, and whether there may be more.
-    """
-    size = func.pg_column_size if session.get_bind().dialect.name == "postgresql" else func.length
-    waiting = (
-        select(Request.id, func.coalesce(size(Request.payload), 0))
-        .where(Request.status == "pending", Request.bulk.is_(bulk), Request.id.not_in(but))
-        .order_by(Request.created_at, Request.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    ids, total = list[UUID](), 0
-    found = session.execute(waiting).all()
-    for id, bytes_ in found:
-        total += bytes_
-        if ids and total > MOST_BYTES:
-            break
-        ids.append(id)
-    more = len(found) == limit or len(ids) < len(found)
-    return session.execute(_these(session, ids)).all() if ids else [], more
-
-
-def _these(session: Session, ids: Sequence[UUID]) -> Any:
-    chosen = select(Request.id, Request.payload, Request.cursor).where(is_in(session, Request.id, ids))
-    return chosen.order_by(Request.created_at, Request.id)
-
-
-def take_these(session: Session, ids: Sequence[UUID]) -> Sequence[Any]:
-    """Those of them that wait and are in no other hands, locked; as `take` gives them."""
-    waiting = _these(session, ids).where(Request.status == "pending").with_for_update(skip_locked=True)
-    return session.execute(waiting).all() if ids else []
-
-
-def still_waiting(session: Session, ids: Collection[UUID]) -> set[UUID]:
-    """Those of them that wait."""
-    return set(session.scalars(select(Request.id).where(Request.id.in_(ids), Request.status == "pending")))
 
 
 def create_or_fan_out(session: Session, requests: Sequence[NotificationRequest], *, now: datetime) -> Created:

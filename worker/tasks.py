@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.orm import Session
 
 from worker import deliver as delivering
-from worker import failed, intake, pending
+from worker import failed, intake, pending, waiting
 from worker import fan_out as fanning
 from worker import purge as purging
 from worker import retract as retracting
@@ -175,18 +175,32 @@ def _numbers(created: Created) -> dict[str, int]:
 def create_pending(*, bulk: bool = False) -> dict[str, int]:
     """Create what waits now, until its time is up: then go on in a new task.
 
-    Of what is committed meanwhile its own wake-up tells: by then there are many to be created together.
+    Of what is committed meanwhile its own wake-up tells: by then there are many to be created together. Other wake-ups
+    that wait already are taken along, as they tell of nothing else: this task's own, tried again, stands for them.
     """
-    done, limit, started, more = 0, 1 if bulk else PENDING_BATCH, time.monotonic(), True
-    while more:
-        for count, created, more in intake.take_waiting(transaction, limit=limit, bulk=bulk, ends=ENDS):  # noqa: B007
-            hand_over(created.due)
-            wake_bulk(created.fan_outs + created.pages)
-            done += count
-        if more and time.monotonic() - started > PENDING_BUDGET:
-            wake_pending(bulk=bulk)
-            break
+    told = Gathered() if bulk else _wake_ups()
+    helped, done, limit, started, more = not told.messages, 0, 1 if bulk else PENDING_BATCH, time.monotonic(), True
+    try:
+        while more:
+            for count, created, more in intake.take_waiting(transaction, limit=limit, bulk=bulk, ends=ENDS):  # noqa: B007
+                hand_over(created.due)
+                wake_bulk(created.fan_outs + created.pages)
+                done += count
+            late = time.monotonic() - started > PENDING_BUDGET
+            if more and (late or not helped):  # others were woken to do a part of it
+                wake_pending(bulk=bulk)
+                helped = True
+            more = more and not late
+    finally:
+        told.ack()
     return {"requests": done}
+
+
+def _wake_ups() -> Gathered:
+    told = _gather()
+    if others := [message for message in told.messages if message.kwargs not in ({}, {"bulk": False})]:
+        told.give_back(*others)
+    return told
 
 
 @task("notifications.fan_out", keep_request=True)
@@ -218,8 +232,8 @@ def dispatch_due() -> dict[str, int]:
     """Hand over what is due or was abandoned, and wake the creation of requests that nobody took."""
     deliveries = hand_over_due()
     with transaction() as session:
-        waiting = [bulk for bulk in (False, True) if pending.has_pending(session, bulk=bulk)]
-    for bulk in waiting:
+        kinds = [bulk for bulk in (False, True) if waiting.has_pending(session, bulk=bulk)]
+    for bulk in kinds:
         wake_pending(bulk=bulk)
     with transaction() as session:
         upsert_rows(session, Heartbeat, [{"name": "dispatch_due", "at": utcnow()}], ["name"])

@@ -4,17 +4,28 @@ A line names the requests of a batch. It is committed before the batch begins, a
 transaction: a line that stays is that of a worker which died.
 """
 
+import json
 from collections import Counter
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import bindparam, delete, select, text
 from sqlalchemy.orm import Session
 
 from worker.database import SQLITE_BUSY_SECONDS, UNAVAILABLE, Transaction
 from worker.ids import uuid7
 from worker.models import UnderWay
+
+# Built once: one of each is run for every page of a fan-out and every few durable requests.
+_LINES = select(UnderWay.__table__.c.id, UnderWay.__table__.c.request_ids)
+_END = delete(UnderWay.__table__).where(UnderWay.__table__.c.id == bindparam("line"))  # type: ignore[arg-type]
+
+#: A line, in one round trip. It is to survive our own death, not that of the server: no need to wait for the disk.
+_ANNOUNCE = text(
+    "WITH hurry AS (SELECT set_config('synchronous_commit', 'off', true)) INSERT INTO under_way (id, request_ids, "
+    "created_at) SELECT CAST(:id AS uuid), CAST(:ids AS jsonb), CAST(:now AS timestamptz) FROM hurry"
+)
 
 #: After this long a line tells nothing any more.
 FORGET_AFTER = timedelta(days=1)
@@ -25,21 +36,21 @@ _survived: set[UUID] = set()
 
 def announce(begin: Transaction, ids: Collection[UUID], *, now: datetime) -> UUID:
     """Write a line, in a transaction of its own; gives its id."""
-    line, over = uuid7(), list(_survived)
+    line, over, names = uuid7(), list(_survived), [str(id) for id in ids]
     with begin() as session:
-        if session.get_bind().dialect.name == "postgresql":
-            # It is to survive our own death, not that of the server: no need to wait for the disk.
-            session.execute(text("SET LOCAL synchronous_commit = off"))
-        if over:
+        if session.get_bind().dialect.name == "postgresql" and not over:
+            alone = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            alone.execute(_ANNOUNCE, {"id": line.hex, "ids": json.dumps(names), "now": now.isoformat()})
+        else:
             session.execute(delete(UnderWay).where(UnderWay.id.in_(over)))
-        session.add(UnderWay(id=line, request_ids=[str(id) for id in ids], created_at=now))
+            session.add(UnderWay(id=line, request_ids=names, created_at=now))
     _survived.difference_update(over)
     return line
 
 
 def end(session: Session, line: UUID) -> None:
     """Delete a line, in the transaction of what it stood for."""
-    session.execute(delete(UnderWay).where(UnderWay.id == line))
+    session.connection().execute(_END, {"line": line})
 
 
 def survive(begin: Transaction, line: UUID) -> None:
@@ -57,7 +68,7 @@ def survive(begin: Transaction, line: UUID) -> None:
 def deaths(session: Session, ids: Collection[UUID], *, but: UUID | None = None) -> Counter[UUID]:
     """How many workers died of batches with these requests; exact for those whose rows the caller has locked."""
     wanted, found = {str(id): id for id in ids}, Counter[UUID]()
-    for line, names in session.execute(select(UnderWay.id, UnderWay.request_ids)):
+    for line, names in session.connection().execute(_LINES):
         if line != but and line not in _survived:
             found.update(wanted[name] for name in names if name in wanted)
     return found
