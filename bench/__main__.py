@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import (
+    cases_broker,
     cases_enqueue,
     cases_fan_out,
     cases_growth,
@@ -31,6 +32,7 @@ from bench.servers import ROOT, Stand
 SECTIONS: dict[str, Callable[[Stand, Size, Book], None]] = {
     "enqueue": cases_enqueue.measure,
     "single": cases_single.measure,
+    "broker": cases_broker.measure,
     "latency": cases_latency.measure,
     "fan-out": cases_fan_out.measure,
     "mail": cases_mail.measure,

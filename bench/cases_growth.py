@@ -33,16 +33,14 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
     audience = min(FAN_OUT, max(size.fan_out))
     fill_directory(stand, (audience,))
     single = Result("growth/single", "single notifications, already queued, by rows in the table", "per second")
-    fan_out = Result("growth/fan-out", f"fan-out to {audience:,}, by rows in the table", "per second")
+    everybody = Result("growth/fan-out", f"fan-out to {audience:,}, by rows in the table", "per second")
     count = Result("growth/unseen", "unseen count, by rows in the table", "ms", "less")
     page = Result("growth/page", "first page, by rows in the table", "ms", "less")
-    results = (single, fan_out, count, page)
+    results = (single, everybody, count, page)
     stand.keep = True
     try:
         for rows in size.growth:
-            stand.db.execute("TRUNCATE notifications, deliveries, requests CASCADE")
-            fill(stand.url.replace("+psycopg", ""), rows)
-            stand.db.execute(STEADY)
+            filled(stand, rows)
             measured = (*_work(stand, size, audience), *_reads(stand))
             for result, values in zip(results, measured, strict=True):
                 result.curve.append([rows, statistics.median(values)])
@@ -54,21 +52,30 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
         book.add(result)
 
 
+def filled(stand: Stand, rows: int) -> None:
+    """A table of so many rows, and an inbox that is the same at every size."""
+    stand.db.execute("TRUNCATE notifications, deliveries, requests CASCADE")
+    fill(stand.url.replace("+psycopg", ""), rows)
+    stand.db.execute(STEADY)
+
+
+def fan_out(single: Single, audience: int, *, reset: bool = True) -> float:
+    """Seconds of one to everybody."""
+    if reset:
+        single.stand.reset()
+    began, _ = single.publishers.publish("group", audience)
+    return single.done(OURS, audience, False) - began
+
+
 def _work(stand: Stand, size: Size, audience: int) -> tuple[list[float], list[float]]:
     """Singles and fan-outs per second."""
     with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
         bench = Single(stand, publishers)
         singles = bench.queued(OURS, workers, False)
-
-        def fan_out() -> float:
-            stand.reset()
-            began, _ = publishers.publish("group", audience)
-            return bench.done(OURS, audience, False) - began
-
         count = amount(singles, size)
-        fan_out()
+        fan_out(bench, audience)
         stand.rest()
-        turns = [(count / singles.run(count), audience / fan_out()) for _ in range(size.rounds)]
+        turns = [(count / singles.run(count), audience / fan_out(bench, audience)) for _ in range(size.rounds)]
     both = zip(*turns, strict=True)
     return [*next(both)], [*next(both)]
 

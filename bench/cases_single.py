@@ -7,9 +7,9 @@ from bench.measure import NAIVE, OURS, Book, Contender, Result, Size, turns
 from bench.publishers import Publishers
 from bench.servers import Stand, Workers
 
-EMPTY, HARDENED = "empty Celery task", "empty task, our transport"
+EMPTY = "empty Celery task"
 DURABLE, TOGETHER = "Bellhop, durable", "Bellhop, durable, 100 per transaction"
-QUEUE = {OURS: "queue", NAIVE: "queue_delay", EMPTY: "queue_empty", HARDENED: "queue_hardened"}
+QUEUE = {OURS: "queue", NAIVE: "queue_delay", EMPTY: "queue_empty"}
 PUBLISH = {OURS: "one", NAIVE: "delay", EMPTY: "empty", DURABLE: "durable", TOGETHER: "durable_many"}
 
 #: Publisher processes where a publisher runs beside the workers.
@@ -28,7 +28,7 @@ class Single:
 
     def done(self, name: str, count: int, email: bool) -> float:
         """Wait until all is there; gives when the last one was."""
-        if name in (EMPTY, HARDENED):
+        if name == EMPTY:
             counting.until(lambda: -self.stand.queued(self.stand.naive_broker), 0, "empty tasks", pause=0.005)
             return time.time()
         ours = name != NAIVE
@@ -92,7 +92,6 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
                     checked(single, naive, NAIVE)
                     for email in (False, True):
                         book.add(_running(single, size, processes, email))
-        _transports(stand, single, size, book)
 
 
 def _queued(single: Single, size: Size, processes: int, email: bool, ours: Workers, naive: Workers) -> Result:
@@ -107,14 +106,3 @@ def _running(single: Single, size: Size, processes: int, email: bool) -> Result:
     contenders = [single.running(name, email) for name in (OURS, DURABLE, TOGETHER, NAIVE)]
     name = f"single notifications, {PUBLISHERS} publishers running, -c {processes}, {title(email)}"
     return turns(f"single/running/{title(email)}", name, size, *contenders)
-
-
-def _transports(stand: Stand, single: Single, size: Size, book: Book) -> None:
-    """Empty tasks on both transports, each with a queue of its own."""
-    processes = max(size.processes)
-    with (
-        Workers(stand, "bench.naive", processes) as stock,
-        Workers(stand, "bench.hardened", processes, queue="hardened") as hardened,
-    ):
-        contenders = single.queued(HARDENED, hardened, False), single.queued(EMPTY, stock, False)
-        book.add(turns("single/empty", f"empty tasks, already queued, -c {processes}", size, *contenders))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bench import cases_single, cases_table
+from bench import cases_broker, cases_single, cases_table
 from bench.measure import DECENT, FLOOR, NAIVE, NAIVE_FAN, OURS, Result
 
 Results = Mapping[str, Result]
@@ -76,6 +76,14 @@ def worst(prefix: str, contains: str, other: str) -> Callable[[Results], float |
     return value
 
 
+def _empty_tasks(shape: str, workers: str) -> tuple[Goal, Goal]:
+    key, ours = f"broker/empty/{shape}", cases_broker.HARDENED
+    return (
+        Goal(f"empty tasks, {workers}: times stock Celery on Redis", ratio(key, ours, cases_single.EMPTY), 5),
+        Goal(f"empty tasks, {workers}: times stock Celery on RabbitMQ", ratio(key, ours, cases_broker.RABBIT), 1),
+    )
+
+
 _SHARED, _OWN = "fan-out/shared/in-app/100000", "fan-out/own/in-app/100000"
 _MAIL = "fan-out/shared/with mail/100000"
 _QUEUED, _RUNNING = "single/queued/in-app/4", "single/running/in-app"
@@ -117,8 +125,8 @@ GOALS = (
     Goal("purge: longest wait of an update, ms", median("purge/waits", OURS), 20, at_most=True),
     Goal("purge: p99 of inserts, times that without a purge",
          inverse(ratio("purge/inserts", OURS, "without a purge")), 1.5, at_most=True),
-    Goal("empty tasks: times stock Celery on Redis",
-         ratio("single/empty", cases_single.HARDENED, cases_single.EMPTY), 5),
+    *_empty_tasks("1 solo", "one process"),
+    *_empty_tasks("prefork -c4", "a pool of 4"),
     Goal("memory over the run: times that after the first", curve("memory"), 1.1, at_most=True),
     Goal("a long backlog of mails: times a short one's time per mail", curve("backlog"), 1.1, at_most=True),
     Goal("a growing table: times the cost of a single notification", curve("growth/single"), 1.5, at_most=True),

@@ -141,15 +141,11 @@ class Publisher:
                 id, address = person(number)
                 self.naive.notify.apply_async((id, address if email else None, own(number)), producer=producer)
 
-    def queue_empty(self, numbers: range, email: bool, queue: str = "celery") -> None:
+    def queue_empty(self, numbers: range, email: bool) -> None:
         """Empty tasks, pipelined."""
         with self.naive.app.producer_pool.acquire(block=True) as producer, producer.batch(max_size=500):
             for _ in numbers:
-                self.naive.empty.apply_async((), producer=producer, queue=queue)
-
-    def queue_hardened(self, numbers: range, email: bool) -> None:
-        """The same for the worker on our transport."""
-        self.queue_empty(numbers, email, "hardened")
+                self.naive.empty.apply_async((), producer=producer)
 
     def push(self, numbers: range, email: bool) -> None:
         """The floor: the same bytes to Redis, one command for each."""

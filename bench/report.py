@@ -41,6 +41,7 @@ which costs the machine more; `smtp-source` of the same package is the floor of 
 HEADINGS = {
     "enqueue": "Enqueue",
     "single": "Single notifications, end to end",
+    "broker": "Brokers",
     "latency": "Latency",
     "fan-out": "Fan-out",
     "mail": "Mails",

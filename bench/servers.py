@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -33,7 +34,7 @@ POSTGRES = (
     "track_commit_timestamp=on",  # the moment of each row's commit is read from it
 )
 REDIS = "appendonly yes, appendfsync everysec"
-QUEUES = ("notifications", "bulk", "email_high", "email", "maintenance", "inbox", "celery", "hardened")
+QUEUES = ("notifications", "bulk", "email_high", "email", "maintenance", "inbox", "celery")
 
 
 class Stand:
@@ -77,6 +78,16 @@ class Stand:
     def connect(self, url: str) -> psycopg.Connection[Any]:
         """An autocommit connection, closed at the end."""
         return self._exit.enter_context(psycopg.connect(url.replace("+psycopg", ""), autocommit=True))
+
+    @contextlib.contextmanager
+    def on(self, broker: str) -> Iterator[None]:
+        """Meanwhile, publishers and workers that start use this one broker."""
+        before = self.broker, self.naive_broker
+        self.broker = self.naive_broker = broker
+        try:
+            yield
+        finally:
+            self.broker, self.naive_broker = before
 
     def own_sink(self, delay: float = 0, processes: int = 1) -> OwnSink:
         """A sink that knows when each mail came; a context manager."""

@@ -7,7 +7,6 @@ stock within a run. A run fails unless every message ran.
 
 import argparse
 import os
-import shutil
 import statistics
 import struct
 import subprocess
@@ -15,16 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from celery import Celery
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-from tests.servers import Process, RedisTestServer, free_port, wait_until
+from tests.rabbit import RabbitServer, find_rabbitmq
+from tests.servers import MissingServer, Process, RedisTestServer, wait_until
 
-RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 ROOT = Path(__file__).parent.parent
 RECORD = struct.Struct("<qdd")  # number of the message, when it was published, when it ran
 
@@ -76,8 +75,10 @@ def publish(broker: str, numbers: range, *, batch: bool) -> float:
 
 
 @contextmanager
-def workers(folder: Path, case: "Case", queue: str, processes: int, options: list[str]) -> Iterator[Celery]:
-    """Workers that consume from the queue `start` or `work`."""
+def workers(
+    folder: Path, case: "Case", queue: str, processes: int, options: list[str]
+) -> Iterator[tuple[Celery, list[Process]]]:
+    """Workers that consume from the queue `start` or `work`, and an app to control them."""
     env = {
         "BENCH_BROKER": case.url,
         "BENCH_TRANSPORT": case.transport,
@@ -92,7 +93,7 @@ def workers(folder: Path, case: "Case", queue: str, processes: int, options: lis
             started.append(stack.enter_context(Process(command, folder / f"worker.{number}", env=env, cwd=ROOT)))
         boss = stack.enter_context(Celery("boss", broker=case.url, set_as_current=False))
         wait_until(lambda: len(boss.control.ping(timeout=1, limit=processes)) == processes, 30, "workers listen")
-        yield boss
+        yield boss, started
         for process in started:
             process.terminate(10)
 
@@ -105,15 +106,26 @@ class Case:
 
     def throughput(self, tasks: int, processes: int, options: list[str]) -> float:
         """Tasks per second of ready workers that are told to begin on a full queue."""
-        with tempfile.TemporaryDirectory() as name, workers(Path(name), self, "start", processes, options) as boss:
-            folder = Path(name)
+        with tempfile.TemporaryDirectory() as name, self.full(Path(name), tasks, processes, options) as (boss, _):
+            return tasks / self.run(Path(name), boss, tasks)
+
+    @contextmanager
+    def full(
+        self, folder: Path, tasks: int, processes: int, options: list[str]
+    ) -> Iterator[tuple[Celery, list[Process]]]:
+        """Ready workers, and a full queue that they do not consume from yet."""
+        with workers(folder, self, "start", processes, options) as started:
             publish(self.url, range(tasks), batch=True)
-            began = time.time()
-            boss.control.broadcast("add_consumer", {"queue": "work"})
-            wait_until(lambda: count(folder) >= tasks, 120, f"{self.name}: all tasks run")
-            records = ran(folder)
-            assert set(range(tasks)) == {number for number, _, _ in records}, f"{self.name}: lost messages"
-            return tasks / (max(when for _, _, when in records) - began)
+            yield started
+
+    def run(self, folder: Path, boss: Celery, tasks: int) -> float:
+        """Have them consume; gives the seconds until the last task has run."""
+        began = time.time()
+        boss.control.broadcast("add_consumer", {"queue": "work"})
+        wait_until(lambda: count(folder) >= tasks, 120, f"{self.name}: all tasks run")
+        records = ran(folder)
+        assert set(range(tasks)) == {number for number, _, _ in records}, f"{self.name}: lost messages"
+        return max(when for _, _, when in records) - began
 
     def latency(self, tasks: int, processes: int, options: list[str]) -> tuple[float, float]:
         """Milliseconds from publishing to running on idle workers: p50, p99."""
@@ -138,47 +150,6 @@ class Case:
             purged = connection.default_channel.queue_purge("work")
         assert tasks == purged, f"{self.name}: {purged} of {tasks} were published"
         return tasks / float(seconds.stdout)
-
-
-def _ended(epmd: int) -> bool:
-    return b"Killed" in subprocess.run(["epmd", "-port", str(epmd), "-kill"], capture_output=True, check=False).stdout
-
-
-@contextmanager
-def rabbitmq(folder: Path) -> Iterator[str]:
-    """A private RabbitMQ node with its own Erlang port mapper."""
-    port, dist, epmd = free_port(), free_port(), free_port()
-    env = {
-        "HOME": str(folder),
-        "RABBITMQ_NODENAME": f"bench{port}@localhost",
-        "RABBITMQ_NODE_PORT": str(port),
-        "RABBITMQ_DIST_PORT": str(dist),
-        "ERL_EPMD_PORT": str(epmd),
-        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
-        "RABBITMQ_LOG_BASE": str(folder / "log"),
-        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": "/dev/null",
-        "RABBITMQ_PID_FILE": str(folder / "pid"),
-    }
-    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{port}\n")
-    with ExitStack() as stack:
-        stack.callback(wait_until, lambda: _ended(epmd), 10, "the port mapper ends")
-        server = stack.enter_context(Process([str(RABBITMQ)], folder / "rabbitmq.out", env=env))
-        url = f"amqp://guest:guest@127.0.0.1:{port}//"
-
-        def answers() -> bool:
-            if server.returncode() is not None:
-                raise RuntimeError(server.log_text())
-            try:
-                with Celery("probe", broker=url, set_as_current=False).connection_for_write() as connection:
-                    connection.connect()
-                    return True
-            except OSError:
-                return False
-
-        wait_until(answers, 60, "RabbitMQ answers")
-        yield url
 
 
 SHAPES = {
@@ -253,9 +224,10 @@ def main() -> None:
         many = [
             Case(f"{kind}, Redis, prefetch {n}", url, kind, n) for n, kind in ((1, "ours"), (32, "stock"), (32, "ours"))
         ]
-        if RABBITMQ.exists() and shutil.which("erl"):
+        with suppress(MissingServer):
+            find_rabbitmq()
             (folder / "rabbitmq").mkdir()
-            few.append(Case("RabbitMQ", stack.enter_context(rabbitmq(folder / "rabbitmq")), "stock"))
+            few.append(Case("RabbitMQ", stack.enter_context(RabbitServer(folder / "rabbitmq")).url, "stock"))
         if asked.only in (None, "throughput"):
             throughputs([*few, *many], asked.runs, asked.tasks, asked.shapes)
         if asked.only in (None, "latency"):
