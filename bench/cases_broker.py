@@ -1,9 +1,9 @@
-"""What the broker costs: empty tasks on Redis and RabbitMQ by the shape of a worker, and notifications on RabbitMQ."""
+"""What the broker costs: empty tasks on Redis and RabbitMQ by the shape of a worker, then notifications on RabbitMQ."""
 
 import time
 
 from bench import transport
-from bench.cases_single import EMPTY, Single, title
+from bench.cases_single import DURABLE, EMPTY, PUBLISH, PUBLISHERS, Single, title
 from bench.counting import Wrong
 from bench.measure import NAIVE, OURS, Book, Contender, Result, Size, turns
 from bench.publishers import Publishers
@@ -13,6 +13,13 @@ from tests.servers import MissingServer
 
 HARDENED, RABBIT = "empty task, our transport", "empty task, RabbitMQ"
 OURS_RABBIT, NAIVE_RABBIT = f"{OURS}, RabbitMQ", f"{NAIVE}, RabbitMQ"
+#: Ways to ask beside running publishers.
+ASKED = {
+    OURS_RABBIT: PUBLISH[OURS],
+    f"{DURABLE}, RabbitMQ": PUBLISH[DURABLE],
+    f"{OURS}, notify_many, RabbitMQ": "many",
+    NAIVE_RABBIT: PUBLISH[NAIVE],
+}
 NO_RABBIT = "RabbitMQ is not installed, so it takes no part"
 
 #: Pool processes of the workers.
@@ -35,10 +42,16 @@ def measure(stand: Stand, size: Size, book: Book) -> None:
     with RabbitServer(folder) as rabbit:
         for result in _empty(stand, size, rabbit.url):
             book.add(result)
-        with stand.on(rabbit.url), Publishers(stand) as publishers:
-            book.add(_enqueue(stand, publishers, rabbit, size))
-            for email in (False, True):
-                book.add(_queued(stand, publishers, size, email))
+        with stand.on(rabbit.url), Publishers(stand, PUBLISHERS) as publishers:
+            book.add(_enqueue(publishers, rabbit, size))
+            with (
+                Workers(stand, "worker", PROCESSES, beat=True) as ours,
+                Workers(stand, "bench.naive", PROCESSES) as naive,
+            ):
+                single = Single(stand, publishers)
+                for email in (False, True):
+                    book.add(_queued(single, ours, naive, size, email))
+                    book.add(_running(single, size, email))
 
 
 def _empty(stand: Stand, size: Size, rabbit: str | None) -> list[Result]:
@@ -60,7 +73,7 @@ def _empty(stand: Stand, size: Size, rabbit: str | None) -> list[Result]:
     return results
 
 
-def _enqueue(stand: Stand, publishers: Publishers, rabbit: RabbitServer, size: Size) -> Result:
+def _enqueue(publishers: Publishers, rabbit: RabbitServer, size: Size) -> Result:
     def contender(name: str, kind: str, queue: str) -> Contender:
         def run(count: int) -> float:
             began, ended = publishers.publish(kind, count)
@@ -78,21 +91,32 @@ def _enqueue(stand: Stand, publishers: Publishers, rabbit: RabbitServer, size: S
     return result
 
 
-def _queued(stand: Stand, publishers: Publishers, size: Size, email: bool) -> Result:
-    single = Single(stand, publishers)
-    with Workers(stand, "worker", PROCESSES, beat=True) as ours, Workers(stand, "bench.naive", PROCESSES) as naive:
+def _queued(single: Single, ours: Workers, naive: Workers, size: Size, email: bool) -> Result:
+    def contender(name: str, kind: str, workers: Workers) -> Contender:
+        def run(count: int) -> float:
+            single.prepare()
+            workers.pause()
+            single.publishers.publish(kind, count, email=email)
+            time.sleep(0.1)  # the last messages of a queue without confirms
+            began = workers.resume()
+            return single.done(OURS if kind == "queue" else NAIVE, count, email) - began
 
-        def contender(name: str, kind: str, workers: Workers) -> Contender:
-            def run(count: int) -> float:
-                single.prepare()
-                workers.pause()
-                publishers.publish(kind, count, email=email)
-                time.sleep(0.1)  # the last messages of a queue without confirms
-                began = workers.resume()
-                return single.done(OURS if kind == "queue" else NAIVE, count, email) - began
+        return Contender(name, run, start=200, most=20_000)
 
-            return Contender(name, run, start=200, most=20_000)
+    both = contender(OURS_RABBIT, "queue", ours), contender(NAIVE_RABBIT, "queue_delay", naive)
+    name = f"single notifications, already queued, -c {PROCESSES}, {title(email)}, RabbitMQ"
+    return turns(f"broker/queued/{title(email)}", name, size, *both)
 
-        both = contender(OURS_RABBIT, "queue", ours), contender(NAIVE_RABBIT, "queue_delay", naive)
-        name = f"single notifications, already queued, -c {PROCESSES}, {title(email)}, RabbitMQ"
-        return turns(f"broker/queued/{title(email)}", name, size, *both)
+
+def _running(single: Single, size: Size, email: bool) -> Result:
+    def contender(name: str, kind: str) -> Contender:
+        def run(count: int) -> float:
+            single.prepare()
+            began, _ = single.publishers.publish(kind, count, email=email)
+            return single.done(NAIVE if kind == "delay" else OURS, count, email) - began
+
+        return Contender(name, run, start=400, most=20_000)
+
+    contenders = [contender(name, kind) for name, kind in ASKED.items()]
+    name = f"single notifications, {PUBLISHERS} publishers running, -c {PROCESSES}, {title(email)}, RabbitMQ"
+    return turns(f"broker/running/{title(email)}", name, size, *contenders)

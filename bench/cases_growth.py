@@ -2,6 +2,8 @@
 
 import statistics
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
@@ -12,7 +14,7 @@ from bench.cases_single import Single
 from bench.inbox_rows import fill
 from bench.measure import OURS, Book, Result, Size, amount, timed
 from bench.publishers import Publishers
-from bench.servers import Stand, Workers
+from bench.servers import Place, Stand, Workers
 from worker import inbox
 
 #: The recipient whose inbox stays the same as the table grows.
@@ -28,76 +30,99 @@ FAN_OUT = 100_000
 MEMORY_STEPS = 10
 
 
+#: Turns of each table; the machine's ups and downs are as large as what is looked for.
+ROUNDS = 7
+#: The first of the numbers of Redis' databases that the tables' workers have their queues in.
+FIRST = 3
+
+
 def measure(stand: Stand, size: Size, book: Book) -> None:
-    """The same work on tables of growing size."""
+    """The same work by turns on tables of growing size, each with workers of its own."""
     audience = min(FAN_OUT, max(size.fan_out))
-    fill_directory(stand, (audience,))
     single = Result("growth/single", "single notifications, already queued, by rows in the table", "per second")
     everybody = Result("growth/fan-out", f"fan-out to {audience:,}, by rows in the table", "per second")
     count = Result("growth/unseen", "unseen count, by rows in the table", "ms", "less")
     page = Result("growth/page", "first page, by rows in the table", "ms", "less")
-    results = (single, everybody, count, page)
-    stand.keep = True
-    try:
-        for rows in size.growth:
-            filled(stand, rows)
-            measured = (*_work(stand, size, audience), *_reads(stand))
-            for result, values in zip(results, measured, strict=True):
-                result.curve.append([rows, statistics.median(values)])
-                result.values[f"{rows:,} rows"] = values
-    finally:
-        stand.keep = False
-        stand.reset()
-    for result in results:
+    places = {rows: filled(stand, rows, number, audience) for number, rows in enumerate(size.growth, FIRST)}
+    with ExitStack() as stack:
+        work = {}
+        for rows, place in places.items():
+            with stand.at(place):
+                work[rows] = _Work(stand, stack, audience, size)
+        for turn in range(min(ROUNDS, 2 * size.rounds + 1)):
+            for rows, place in places.items():
+                with stand.at(place):
+                    single.values.setdefault(f"{rows:,} rows", []).append(work[rows].singles())
+                    everybody.values.setdefault(f"{rows:,} rows", []).append(work[rows].fan_out())
+                    if not turn:
+                        stand.rest()
+    for rows, (counts, pages) in _reads(stand, places).items():
+        count.values[f"{rows:,} rows"], page.values[f"{rows:,} rows"] = [counts], [pages]
+    for result in (single, everybody, count, page):
+        result.curve = [[rows, result.median(f"{rows:,} rows") or 0] for rows in places]
         book.add(result)
 
 
-def filled(stand: Stand, rows: int) -> None:
-    """A table of so many rows, and an inbox that is the same at every size."""
-    stand.db.execute("TRUNCATE notifications, deliveries, requests CASCADE")
-    fill(stand.url.replace("+psycopg", ""), rows)
-    stand.db.execute(STEADY)
+def filled(stand: Stand, rows: int, number: int, audience: int) -> Place:
+    """A table of so many rows, an inbox that is the same at every size, and a directory."""
+    place = stand.place(f"growth_{rows}", number)
+    with stand.at(place):
+        fill(stand.url.replace("+psycopg", ""), rows)
+        stand.db.execute(STEADY)
+        fill_directory(stand, (audience,))
+        stand.rest()
+    return place
 
 
-def fan_out(single: Single, audience: int, *, reset: bool = True) -> float:
-    """Seconds of one to everybody."""
-    if reset:
-        single.stand.reset()
+def fan_out(single: Single, audience: int) -> float:
+    """Seconds of one to everybody, on a table at rest."""
     began, _ = single.publishers.publish("group", audience)
     return single.done(OURS, audience, False) - began
 
 
-def _work(stand: Stand, size: Size, audience: int) -> tuple[list[float], list[float]]:
-    """Singles and fan-outs per second."""
-    with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
-        bench = Single(stand, publishers)
-        singles = bench.queued(OURS, workers, False)
-        count = amount(singles, size)
-        fan_out(bench, audience)
-        stand.rest()
-        turns = [(count / singles.run(count), audience / fan_out(bench, audience)) for _ in range(size.rounds)]
-    both = zip(*turns, strict=True)
-    return [*next(both)], [*next(both)]
+class _Work:
+    """Publishers and workers of a table, until the stack ends."""
+
+    def __init__(self, stand: Stand, stack: ExitStack, audience: int, size: Size) -> None:
+        self.single = Single(stand, stack.enter_context(Publishers(stand)))
+        workers = stack.enter_context(Workers(stand, "worker", beat=True))
+        self._singles, self.audience = self.single.queued(OURS, workers, False), audience
+        self.count = amount(self._singles, size)
+        self.fan_out()
+
+    def singles(self) -> float:
+        """How many a second."""
+        return self.count / self._singles.run(self.count)
+
+    def fan_out(self) -> float:
+        """How many recipients a second."""
+        self.single.stand.reset()
+        return self.audience / fan_out(self.single, self.audience)
 
 
-def _reads(stand: Stand) -> tuple[list[float], list[float]]:
-    """Milliseconds of an unseen count and of a first page."""
-    stand.reset()
-    stand.rest()
-    engine = create_engine(stand.url)
-    counts, pages = [], []
-    with Session(engine) as session:
+def _reads(stand: Stand, places: Mapping[int, Place]) -> dict[int, tuple[float, float]]:
+    """Milliseconds of an unseen count and of a first page, the tables by turns."""
+    found: dict[int, tuple[list[float], list[float]]] = {rows: ([], []) for rows in places}
+    with ExitStack() as stack:
+        sessions = {}
+        for rows, place in places.items():
+            with stand.at(place):
+                stand.reset()
+                stand.rest()
+            engine = create_engine(place.url)
+            stack.callback(engine.dispose)
+            sessions[rows] = stack.enter_context(Session(engine))
         for turn in range(220):
-            times = (
-                timed(lambda: inbox.unseen_count(session, "steady")),
-                timed(lambda: inbox.list(session, "steady")),
-            )
-            session.expunge_all()
-            if turn >= 20:
-                counts.append(1e3 * times[0])
-                pages.append(1e3 * times[1])
-    engine.dispose()
-    return [statistics.median(counts)], [statistics.median(pages)]
+            for rows, session in sessions.items():
+                times = (
+                    timed(lambda s=session: inbox.unseen_count(s, "steady")),  # type: ignore[misc]
+                    timed(lambda s=session: inbox.list(s, "steady")),  # type: ignore[misc]
+                )
+                session.expunge_all()
+                if turn >= 20:
+                    found[rows][0].append(1e3 * times[0])
+                    found[rows][1].append(1e3 * times[1])
+    return {rows: (statistics.median(counts), statistics.median(pages)) for rows, (counts, pages) in found.items()}
 
 
 def measure_memory(stand: Stand, size: Size, book: Book) -> None:

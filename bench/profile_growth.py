@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.cases_fan_out import fill_directory
-from bench.cases_growth import FAN_OUT, fan_out, filled
+from bench.cases_growth import FAN_OUT, FIRST, fan_out, filled
 from bench.cases_single import Single
 from bench.cpu_time import cpu
 from bench.publishers import Publishers
@@ -38,7 +37,7 @@ NAMES = (
 
 ACTIVE = """
 SELECT coalesce(wait_event_type || ': ' || wait_event, 'running') FROM pg_stat_activity
-WHERE state = 'active' AND datname = 'bellhop' AND pid <> pg_backend_pid()
+WHERE state = 'active' AND datname LIKE 'growth%' AND pid <> pg_backend_pid()
 """
 
 
@@ -72,28 +71,24 @@ def counters(stand: Stand) -> list[float]:
 
 def measure(stand: Stand, _spy: str) -> list[str]:
     """A chapter for each size of the table."""
-    fill_directory(stand, (FAN_OUT,))
-    stand.keep = True
     chapters = []
-    for rows in ROWS:
-        chapters.append(_measure(stand, rows))
+    for number, rows in enumerate(ROWS, FIRST):
+        with stand.at(filled(stand, rows, number, FAN_OUT)):
+            chapters.append(_measure(stand, rows))
         print(chapters[-1], flush=True)
-    stand.keep = False
     return chapters
 
 
 def _measure(stand: Stand, rows: int) -> str:
-    filled(stand, rows)
     found, spent, rates, grown = Counter[str](), Counter[str](), list[float](), list[list[float]]()
     with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
         single = Single(stand, publishers)
         fan_out(single, FAN_OUT)
-        stand.rest()
         for _ in range(ROUNDS):
             stand.reset()
             before, used = counters(stand), cpu()
             with waits(stand) as sampled:
-                rates.append(FAN_OUT / fan_out(single, FAN_OUT, reset=False))
+                rates.append(FAN_OUT / fan_out(single, FAN_OUT))
             spent += cpu() - used
             grown.append([after - was for after, was in zip(counters(stand), before, strict=True)])
             found += sampled

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,11 @@ class Publisher:
         self.app, self.notify, self.notify_many = connect(os.environ["BROKER_URL"]), notify, notify_many
         self.naive = naive
         self.engine = create_engine(os.environ["DATABASE_URL"])
-        self.redis = redis.Redis.from_url(os.environ["NAIVE_BROKER_URL"])
+
+    @cached_property
+    def redis(self) -> redis.Redis:
+        """The hand-written worker's broker, without Celery."""
+        return redis.Redis.from_url(os.environ["NAIVE_BROKER_URL"])
 
     def one(self, number: int, email: bool, session: Session | None = None) -> None:
         """As the README shows it."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,15 @@ POSTGRES = (
 )
 REDIS = "appendonly yes, appendfsync everysec"
 QUEUES = ("notifications", "bulk", "email_high", "email", "maintenance", "inbox", "celery")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where ours may have its tables and queues."""
+
+    url: str
+    broker: str
+    db: psycopg.Connection[Any]
 
 
 class Stand:
@@ -89,6 +99,25 @@ class Stand:
         finally:
             self.broker, self.naive_broker = before
 
+    @contextlib.contextmanager
+    def at(self, place: "Place") -> Iterator[None]:
+        """Meanwhile, ours has its tables and its queues there, and a reset leaves the rows that it was filled with."""
+        before = self.url, self.broker, self.db, self.keep
+        self.url, self.broker, self.db, self.keep = place.url, place.broker, place.db, True
+        try:
+            yield
+        finally:
+            self.url, self.broker, self.db, self.keep = before
+
+    def place(self, name: str, number: int) -> "Place":
+        """A database of its own, migrated, and a database of its own on the one Redis."""
+        url, broker = self.postgres.create_database(name), f"{self.redis.url.removesuffix('/0')}/{number}"
+        self.clients[broker] = redis.Redis.from_url(broker)
+        engine = database.make_engine(url)
+        database.upgrade(engine)
+        engine.dispose()
+        return Place(url, broker, self.connect(url))
+
     def own_sink(self, delay: float = 0, processes: int = 1) -> OwnSink:
         """A sink that knows when each mail came; a context manager."""
         self._count += 1
@@ -131,6 +160,8 @@ class Stand:
         if self.keep:
             self.db.execute("DELETE FROM notifications WHERE recipient_id LIKE 'r-%'")
             self.db.execute("TRUNCATE requests, contents")
+            # A large table would not be vacuumed for so few rows, a small one would.
+            self.db.execute("VACUUM (INDEX_CLEANUP ON) notifications")
         else:
             self.db.execute("TRUNCATE notifications, deliveries, requests, attachments, contents CASCADE")
         self.naive_db.execute("TRUNCATE notifications")

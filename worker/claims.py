@@ -26,7 +26,8 @@ Parts = Mapping[str, Any]
 #: The reason of a delivery whose last worker died, or fell silent, while it had it.
 ABANDONED = "abandoned"
 
-#: The tables themselves: statements by way of the classes cost several times as much.
+#: The tables themselves, and on the connection: by way of the classes, or of the session for what names one of these,
+#: statements cost several times as much.
 _rows, _told = (Delivery.metadata.tables[model.__tablename__] for model in (Delivery, Notification))
 
 
@@ -108,8 +109,8 @@ def _take(
     alone = len(delivery_ids) == 1
     values = {"ids": bound(session, delivery_ids), "now": now, "until": lease_until}
     if session.get_bind().dialect.name == "postgresql":
-        found = session.execute(_claim_and_read(probing, alone), values)
-        taken = [_Alike._make([*row[: len(_SHARED)], [*zip(*row[len(_SHARED) :], strict=True)]]) for row in found]
+        alike = session.connection().execute(_claim_and_read(probing, alone), values)
+        taken = [_Alike._make([*row[: len(_SHARED)], [*zip(*row[len(_SHARED) :], strict=True)]]) for row in alike]
     else:
         ids = session.execute(_claim(False, probing, alone).returning(_rows.c.id), values).scalars().all()
         found = session.execute(_read(), {"ids": bound(session, ids)})
@@ -169,7 +170,7 @@ def _parts(session: Session, ids: Sequence[UUID]) -> dict[UUID, Parts]:
     if not ids:
         return {}
     postgres = session.get_bind().dialect.name == "postgresql"
-    found = session.execute(_own_parts(postgres), {"ids": bound(session, ids)})
+    found = session.connection().execute(_own_parts(postgres), {"ids": bound(session, ids)})
     return {id: from_json(parts) if postgres else parts for id, parts in found}
 
 

@@ -34,7 +34,7 @@ def record(session: Session, told: Sequence[tuple[Claimed, Outcome]], now: datet
     if sent:
         # Sent is sent, whoever holds the row by now.
         postgres = session.get_bind().dialect.name == "postgresql"
-        session.execute(_sent(postgres), {"ids": bound(session, sent), "now": now})
+        session.connection().execute(_sent(postgres), {"ids": bound(session, sent), "now": now})
         counts["sent"] = len(sent)
     for one, outcome in told:
         if outcome.verdict is not Verdict.SENT:

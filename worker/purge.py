@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, text, union_all
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, func, or_, select, union_all
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.dml import ReturningDelete
 
 from worker import partitions, under_way
 from worker.database import Transaction
@@ -54,13 +53,13 @@ def purge_seen(
         with begin() as session:
             count = session.scalar(select(func.count()).select_from(Notification).where(past))
         return Purged(count or 0, True, cutoff)
-    started, size = time.monotonic(), settings.purge_batch
+    started, size, removal = time.monotonic(), settings.purge_batch, _Removal(past)
     removed = partitions.tend(begin, now=now, cutoff=cutoff, kept=partial(_kept, cutoffs))
     reached: datetime | None = _BEGINNING
     while reached:
         began = time.monotonic()
         with begin() as session:
-            gone, reached = _remove_batch(session, past, reached, size)
+            gone, reached = _remove_batch(session, removal, reached, size)
         removed += gone
         now_is = time.monotonic()
         if now_is - started > settings.purge_budget_seconds:
@@ -123,33 +122,39 @@ def _kept(cutoffs: _Cutoffs, low: UUID, high: UUID) -> Select[UUID]:
     return select(found.c.id)
 
 
-def _remove_batch(
-    session: Session, past: ColumnElement[bool], reached: datetime, size: int
-) -> tuple[int, datetime | None]:
+class _Removal:
+    """The statement that removes a batch, built once for all of them."""
+
+    def __init__(self, past: ColumnElement[bool]) -> None:
+        ordered = select(Notification.id).where(past, Notification.updated_at >= bindparam("reached"))
+        batch = ordered.order_by(Notification.updated_at).limit(bindparam("size")).with_for_update(skip_locked=True)
+        self.plain, gone = (
+            delete(Notification)
+            .where(is_chosen(Notification.id, batch, postgres=postgres))
+            .returning(Notification.updated_at)
+            for postgres in (False, True)
+        )
+        removed = gone.cte().c.updated_at
+        # What a crash of the server undoes is removed again: no need to wait for the disk, nor to have others wait.
+        hurry = func.set_config("synchronous_commit", "off", True)
+        self.postgres = select(func.count(removed), func.max(removed), hurry)
+
+
+def _remove_batch(session: Session, removal: _Removal, reached: datetime, size: int) -> tuple[int, datetime | None]:
     """Remove up to `size` rows, the longest unmodified first; gives how many, and how far that went: None at the end.
 
     To begin where the last batch ended spares the database the index entries of all that is gone already.
     """
-    ordered = select(Notification.id).where(past, Notification.updated_at >= reached).order_by(Notification.updated_at)
-    batch = ordered.limit(size).with_for_update(skip_locked=True)
-    statement = delete(Notification).where(
-        is_chosen(Notification.id, batch, postgres=session.get_bind().dialect.name == "postgresql")
-    )
-    removed, latest = _count(session, statement.returning(Notification.updated_at))
+    values = {"reached": reached, "size": size}
+    if session.get_bind().dialect.name == "postgresql":
+        # One statement, and its own transaction: one round trip.
+        alone = session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        removed, latest, _ = alone.execute(removal.postgres, values).one()
+    else:
+        moments = session.connection().execute(removal.plain, values).scalars().all()
+        removed, latest = len(moments), max(moments, default=None)
     # A row that somebody changes at the same time may be missing in a batch that is not the last.
     return removed, latest if 2 * removed > size else None
-
-
-def _count(session: Session, removal: ReturningDelete[datetime]) -> tuple[int, datetime | None]:
-    """Remove; gives how many rows there were, and the latest of their moments."""
-    if session.get_bind().dialect.name == "postgresql":
-        # What a crash of the server undoes is removed again: no need to wait for the disk, nor to have others wait.
-        session.execute(text("SET LOCAL synchronous_commit = off"))
-        gone = removal.cte()
-        count, latest = session.execute(select(func.count(), func.max(gone.c.updated_at)).select_from(gone)).one()
-        return count, latest
-    removed = session.scalars(removal, execution_options={"synchronize_session": False}).all()
-    return len(removed), max(removed, default=None)
 
 
 def _next_size(size: int, took_seconds: float, most: int) -> int:
