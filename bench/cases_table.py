@@ -6,7 +6,6 @@ from bench import cases_purge, inbox, render
 from bench.inbox_rows import fill
 from bench.measure import FLOOR, OURS, Book, Result, Size
 from bench.servers import Stand
-from worker import database
 from worker.events import get_events
 
 PSYCOPG, ORM, FIRST = "psycopg", "ORM", "its first page"
@@ -14,10 +13,7 @@ PSYCOPG, ORM, FIRST = "psycopg", "ORM", "its first page"
 
 def measure_table(stand: Stand, size: Size, book: Book) -> None:
     """Fill the table once; read it, then purge copies of it."""
-    url = stand.postgres.create_database(cases_purge.FILLED)
-    engine = database.make_engine(url)
-    database.upgrade(engine)
-    engine.dispose()
+    url = stand.migrated(cases_purge.FILLED)
     fill(url.replace("+psycopg", ""), size.table)
     _inbox(url, size, book)
     cases_purge.measure(stand, size, book)

@@ -10,8 +10,8 @@ def kind_of(pid: int) -> str:
     """What sort of process it is, by its command."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     for sign, kind in (
-        ("postgres", "PostgreSQL"), ("redis-server", "Redis"), ("smtp-sink", "mail sink"), (" beat", "beat"),
-        ("bench.publisher", "publishers"), (" worker ", "workers"),
+        ("py-spy", "py-spy"), ("postgres", "PostgreSQL"), ("redis-server", "Redis"), ("smtp-sink", "mail sink"),
+        (" beat", "beat"), ("bench.publisher", "publishers"), (" worker ", "workers"),
     ):  # fmt: skip
         if sign in command:
             return kind

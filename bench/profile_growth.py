@@ -5,23 +5,18 @@ a fan-out: pages read from outside of its buffers, log written, whole pages in i
 """
 
 import statistics
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from bench.cases_growth import FAN_OUT, FIRST, fan_out, filled
 from bench.cases_single import Single
 from bench.cpu_time import cpu
 from bench.publishers import Publishers
+from bench.sampling import shares_of, waits
 from bench.servers import Stand, Workers
 
 #: Sizes of the table, and fan-outs on each.
 ROWS, ROUNDS = (100_000, 1_000_000, 10_000_000), 3
-
-#: Seconds between two looks at what the sessions wait for.
-EVERY = 0.002
 
 COUNTERS = """
 SELECT wal_bytes, wal_fpi, wal_records, wal_buffers_full,
@@ -36,29 +31,9 @@ NAMES = (
 )  # fmt: skip
 
 ACTIVE = """
-SELECT coalesce(wait_event_type || ': ' || wait_event, 'running') FROM pg_stat_activity
+SELECT 'sessions', coalesce(wait_event_type || ': ' || wait_event, 'running') FROM pg_stat_activity
 WHERE state = 'active' AND datname LIKE 'growth%' AND pid <> pg_backend_pid()
 """
-
-
-@contextmanager
-def waits(stand: Stand) -> Iterator[Counter[str]]:
-    """Sample what the sessions that work for Bellhop are about."""
-    found, ended = Counter[str](), threading.Event()
-    connection = stand.connect(stand.naive_url)
-
-    def sample() -> None:
-        while not ended.wait(EVERY):
-            found.update(row[0] for row in connection.execute(ACTIVE))
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
-        connection.close()
 
 
 def counters(stand: Stand) -> list[float]:
@@ -80,24 +55,24 @@ def measure(stand: Stand, _spy: str) -> list[str]:
 
 
 def _measure(stand: Stand, rows: int) -> str:
-    found, spent, rates, grown = Counter[str](), Counter[str](), list[float](), list[list[float]]()
+    found, spent, rates, grown = Counter[tuple[str, str]](), Counter[str](), list[float](), list[list[float]]()
     with Publishers(stand) as publishers, Workers(stand, "worker", beat=True) as workers:
         single = Single(stand, publishers)
         fan_out(single, FAN_OUT)
         for _ in range(ROUNDS):
             stand.reset()
             before, used = counters(stand), cpu()
-            with waits(stand) as sampled:
+            with waits(stand.connect(stand.naive_url), ACTIVE) as sampled:
                 rates.append(FAN_OUT / fan_out(single, FAN_OUT))
             spent += cpu() - used
             grown.append([after - was for after, was in zip(counters(stand), before, strict=True)])
             found += sampled
         assert workers
-    whole, done = sum(found.values()) or 1, FAN_OUT * ROUNDS
+    done = FAN_OUT * ROUNDS
     costs = ", ".join(f"{kind} {1e6 * used / done:,.1f}" for kind, used in spent.most_common() if used * 1e6 > done)
     medians = [statistics.median(column) / FAN_OUT for column in zip(*grown, strict=True)]
     lines = [f"| {name} | {value:,.3g} |" for name, value in zip(NAMES, medians, strict=True)]
-    lines += [f"| sessions: {kind} | {100 * n / whole:.0f} % |" for kind, n in found.most_common() if 100 * n >= whole]
+    lines += shares_of("sessions", found)
     return (
         f"## Fan-out to {FAN_OUT:,} on a table of {rows:,} rows\n\n"
         f"{', '.join(f'{rate:,.0f}' for rate in rates)} per second. CPU, in µs per recipient: {costs}.\n\n"

@@ -1,15 +1,22 @@
-"""Samples of a process by py-spy, and chapters of what they tell."""
+"""Samples of a process by py-spy, and of what PostgreSQL's sessions are about; chapters of what they tell."""
 
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 #: Samples per second.
 RATE = 250
+
+#: Seconds between two looks at what sessions are about.
+EVERY = 0.002
 
 #: Signs of frames, and what they are counted as.
 Groups = Sequence[tuple[str, str]]
@@ -45,6 +52,32 @@ def _group(frames: Sequence[str], groups: Groups) -> str:
             if sign in frame:
                 return group
     return "the rest"
+
+
+@contextmanager
+def waits(connection: psycopg.Connection[Any], active: str) -> Iterator[Counter[tuple[str, str]]]:
+    """Ask again and again by `active`, which gives who, and what they wait for or that they run; then close."""
+    found, ended = Counter[tuple[str, str]](), threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(EVERY):
+            found.update((who, what) for who, what in connection.execute(active.encode()))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+        connection.close()
+
+
+def shares_of(who: str, found: Counter[tuple[str, str]]) -> list[str]:
+    """Lines of a table: what these were about, most of it first."""
+    own = Counter({what: n for (name, what), n in found.items() if name == who})
+    whole = sum(own.values()) or 1
+    return [f"| {who}: {what} | {100 * n / whole:.0f} % |" for what, n in own.most_common() if 100 * n >= whole]
 
 
 def chapter(

@@ -70,10 +70,7 @@ class Stand:
         self.postgres = enter(PostgresServer(self.folder, durable=True, extra=POSTGRES))
         self.redis = enter(RedisTestServer(self.folder / "redis"))
         self.sink: SmtpSink | OwnSink = enter(make_sink(self.folder / "sink"))
-        self.url, self.naive_url = (self.postgres.create_database(name) for name in ("bellhop", "naive"))
-        engine = database.make_engine(self.url)
-        database.upgrade(engine)
-        engine.dispose()
+        self.url, self.naive_url = self.migrated("bellhop"), self.postgres.create_database("naive")
         os.environ["NAIVE_DATABASE_URL"] = self.naive_url
         naive.Base.metadata.create_all(naive.engine())
         naive.engine().dispose()
@@ -111,12 +108,17 @@ class Stand:
 
     def place(self, name: str, number: int) -> "Place":
         """A database of its own, migrated, and a database of its own on the one Redis."""
-        url, broker = self.postgres.create_database(name), f"{self.redis.url.removesuffix('/0')}/{number}"
+        url, broker = self.migrated(name), f"{self.redis.url.removesuffix('/0')}/{number}"
         self.clients[broker] = redis.Redis.from_url(broker)
+        return Place(url, broker, self.connect(url))
+
+    def migrated(self, name: str) -> str:
+        """A new database with our tables; gives its URL."""
+        url = self.postgres.create_database(name)
         engine = database.make_engine(url)
         database.upgrade(engine)
         engine.dispose()
-        return Place(url, broker, self.connect(url))
+        return url
 
     def own_sink(self, delay: float = 0, processes: int = 1) -> OwnSink:
         """A sink that knows when each mail came; a context manager."""
