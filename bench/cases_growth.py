@@ -31,7 +31,7 @@ MEMORY_STEPS = 10
 
 
 #: Turns of each table; the machine's ups and downs are as large as what is looked for.
-ROUNDS = 7
+ROUNDS = 5
 #: The first of the numbers of Redis' databases that the tables' workers have their queues in.
 FIRST = 3
 
