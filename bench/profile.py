@@ -2,8 +2,9 @@
 
 For each kind of work: how many per second, the CPU time per notification by kind of process, and what one pool process
 of the workers, and the first publisher where it has more to do than one call, does with its own, sampled by py-spy.
-Only one thing happens at a time, so the rates are those of `bench` without its turns. Then empty tasks, what
-PostgreSQL counts and waits for as its table grows, and what statements wait for beside a purge.
+Only one thing happens at a time, so the rates are those of `bench` without its turns. Then the parts of a single
+notification's time, empty tasks, what PostgreSQL counts and waits for as its table grows, and what statements wait for
+beside a purge.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import profile_empty, profile_growth, profile_purge
+from bench import profile_empty, profile_growth, profile_latency, profile_purge
 from bench.cases_fan_out import fill_directory
 from bench.cases_single import PUBLISHERS, Single
 from bench.cpu_time import cpu
@@ -131,6 +132,7 @@ def _work(stand: Stand, spy: str) -> list[str]:
 
 PARTS: dict[str, Callable[[Stand, str], list[str]]] = {
     "work": _work,
+    "latency": profile_latency.measure,
     "empty": profile_empty.measure,
     "growth": profile_growth.measure,
     "purge": profile_purge.measure,
