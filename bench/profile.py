@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -103,23 +104,24 @@ def measure(stand: Stand, spy: str, work: Work) -> str:
             stack.enter_context(recording(spy, workers.pids()[1], pool))
             if work.kind in ASKING:
                 stack.enter_context(recording(spy, publishers.processes[0].pid, publisher))
-            before = cpu()
-            seconds = _once(single, workers, work)
-            spent = cpu() - before
+            seconds, spent = _once(single, workers, work)
     samples = shares(pool.read_text(), GROUPS)
     found = chapter(work.title, work.count, seconds, spent, samples, "a pool process", "notification")
     return found + (f"\n{table(shares(publisher.read_text(), GROUPS), 'a publisher')}" if work.kind in ASKING else "")
 
 
-def _once(single: Single, workers: Workers, work: Work) -> float:
+def _once(single: Single, workers: Workers, work: Work) -> tuple[float, Counter[str]]:
+    """The seconds that it took, and the CPU time; nothing of what came before."""
     single.prepare()
     if work.kind == "queue":
         workers.pause()
         single.publishers.publish(work.kind, work.count, email=work.email)
+        before = cpu()
         began = workers.resume()
     else:
+        before = cpu()
         began, _ = single.publishers.publish(work.kind, work.count, email=work.email)
-    return single.done(OURS, work.count, work.email) - began
+    return single.done(OURS, work.count, work.email) - began, cpu() - before
 
 
 def _work(stand: Stand, spy: str) -> list[str]:

@@ -42,6 +42,8 @@ def shares(raw: str, groups: Groups) -> Counter[str]:
     found = Counter[str]()
     for line in raw.splitlines():
         stack, _, samples = line.rpartition(" ")
+        if not samples.isdigit():  # a line that was torn when the recording ended
+            continue
         found[_group(stack.split(";"), groups)] += int(samples)
     return found
 
