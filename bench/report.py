@@ -30,9 +30,10 @@ counts.
 """
 RUN = """## Run it
 
-`make bench` takes some minutes and wants a quiet machine; `make bench-quick` takes one, leaves the large tables out,
-and writes to `.benchmarks/`, as do `make bench ARGS="--small"` (every case, small) and `ARGS="--only fan-out mail"`
-(some cases). Where the time goes, by process and by what a worker does, is in [profile.md](profile.md), which
+`make bench` takes half an hour and wants a quiet machine; `make bench-quick` takes a minute, leaves out the large
+tables, RabbitMQ and latencies, and writes to `.benchmarks/`, as do `make bench ARGS="--small"` (every case, small) and
+`ARGS="--only fan-out mail"` (some cases). Where the time goes, by process and by what a worker does, is in
+[profile.md](profile.md), which
 `python -m bench.profile` measures with py-spy.
 Mails go to Postfix's `smtp-sink` where it is installed (Debian: the package `postfix`), else to [sink.py](sink.py),
 which costs the machine more; `smtp-source` of the same package is the floor of mails.
